@@ -1,0 +1,99 @@
+"""A layer as the latency model sees it: one operation, its shapes and what they depend on.
+
+Torch-free: a ``Layer`` is made by ``hwprune.network`` and read by the profiler and the predictor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from hwprune.budget.axis import Axis
+
+
+@dataclass(frozen=True)
+class Operand:
+    """One tensor that flows into or out of a layer.
+
+    Attributes:
+        shape: sizes in the dense network, batch first.
+        channel_dim: the dimension whose size follows ``axis``; None if no dimension can shrink.
+        axis: the size of ``channel_dim`` as a function of group widths.
+    """
+
+    shape: tuple[int, ...]
+    channel_dim: int | None = None
+    axis: Axis = field(default_factory=Axis)
+
+    def at(self, widths: Mapping[str, int]) -> tuple[int, ...]:
+        """Shape when the groups have these widths."""
+        if self.channel_dim is None:
+            return self.shape
+        sizes = list(self.shape)
+        sizes[self.channel_dim] = self.axis.size(widths)
+        return tuple(sizes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """One operation of the network, in execution order.
+
+    Attributes:
+        name: module path, with the operator appended for functional calls (``layer1.0.add``);
+            unique in a network (``#2`` is appended to the second use of a shared module).
+        op: ``conv``, ``conv_transpose`` or ``linear`` for layers with weights; otherwise the ATen
+            operator's name without namespace and overload (``max_pool2d_with_indices``, ``cat``).
+        inputs: activations read, in argument order (weights are not listed).
+        output: the (first) tensor written.
+        attributes: JSON-able settings that decide the cost. conv/conv_transpose: ``kernel``,
+            ``stride``, ``padding``, ``dilation``, ``output_padding`` (lists, one entry per spatial
+            dimension), ``bias`` (bool), ``conv_groups`` (int, of the dense layer). linear: ``bias``.
+            Other operators: see ``call``.
+        call: for other operators, how to run it alone:
+            ``{"target": "aten.max_pool2d_with_indices.default", "args": [...], "kwargs": {...}}``
+            where ``{"input": i}`` stands for ``inputs[i]``; None for layers with weights.
+        macs: multiply-accumulates in the dense network (0 for operators without weights).
+        parameters: weights and biases in the dense network.
+        follows: names of layers whose output this layer alone reads: a runtime may run it
+            inside the kernel of one of them.
+        cut_per_group: for grouped and depthwise convolutions, True: input, output and the number of
+            convolution groups shrink together (``conv_groups`` scales with the width).
+    """
+
+    name: str
+    op: str
+    inputs: tuple[Operand, ...]
+    output: Operand
+    attributes: dict[str, Any] = field(default_factory=dict)
+    call: dict[str, Any] | None = None
+    macs: int = 0
+    parameters: int = 0
+    follows: tuple[str, ...] = ()
+    cut_per_group: bool = False
+
+    def macs_at(self, widths: Mapping[str, int]) -> int:
+        """Multiply-accumulates at these widths."""
+        return self._scaled(self.macs, widths)
+
+    def _scaled(self, dense: int, widths: Mapping[str, int]) -> int:
+        if not dense:
+            return 0
+        ratio = _ratio(self.output, widths)
+        if not self.cut_per_group:
+            ratio *= _ratio(self.inputs[0], widths)
+        return round(dense * ratio)
+
+    def parameters_at(self, widths: Mapping[str, int]) -> int:
+        """Weights and biases at these widths."""
+        if not self.parameters:
+            return 0
+        biases = self.output.shape[self.output.channel_dim or 1] if self.attributes.get("bias") else 0
+        kept = round(biases * _ratio(self.output, widths))
+        return self._scaled(self.parameters - biases, widths) + kept
+
+
+def _ratio(operand: Operand, widths: Mapping[str, int]) -> float:
+    if operand.channel_dim is None:
+        return 1.0
+    return operand.axis.size(widths) / operand.shape[operand.channel_dim]

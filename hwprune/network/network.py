@@ -1,0 +1,119 @@
+"""The Network: everything that can be cut, and everything that costs time.
+
+Made by :func:`hwprune.network.trace`; read by saliency, budget, surgery and prediction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwprune.latency.layer import Layer
+
+Role = Literal["out", "in", "norm", "scale"]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One dimension of one tensor of the model that a channel group runs through.
+
+    Attributes:
+        tensor: name in the model's ``state_dict`` (parameter or buffer).
+        dim: the dimension that is cut.
+        role: ``out`` (the layer that makes the channel: filter and bias), ``in`` (a layer that reads
+            it), ``norm`` (affine parameters and statistics of a normalisation), ``scale`` (any other
+            per-channel parameter).
+        index: int64, shape (channels, k): the k positions in ``dim`` that belong to each channel.
+    """
+
+    tensor: str
+    dim: int
+    role: Role
+    index: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Channels that can only be cut together, with exact positions in every tensor they touch.
+
+    Attributes:
+        name: the module (path) that first produces these channels; unique.
+        channels: how many there are in the dense network.
+        members: every tensor dimension that shrinks with the group.
+        frozen: why the group cannot be cut; None if it can.
+    """
+
+    name: str
+    channels: int
+    members: tuple[Member, ...]
+    frozen: str | None = None
+
+
+@dataclass(frozen=True)
+class Network:
+    """A traced model.
+
+    Attributes:
+        layers: in execution order.
+        groups: cuttable and frozen ones, in execution order of their first producer.
+        input_shape: of the example input, batch first.
+        output_shape: of the (first) output tensor.
+        total_parameters: number of elements in all parameters of the dense model.
+    """
+
+    layers: tuple[Layer, ...]
+    groups: tuple[ChannelGroup, ...]
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    total_parameters: int
+
+    @property
+    def cuttable(self) -> tuple[ChannelGroup, ...]:
+        """Groups that can be cut."""
+        return tuple(group for group in self.groups if group.frozen is None)
+
+    @property
+    def frozen(self) -> tuple[ChannelGroup, ...]:
+        """Groups that cannot be cut; each says why in ``frozen``."""
+        return tuple(group for group in self.groups if group.frozen is not None)
+
+    @property
+    def dense_widths(self) -> dict[str, int]:
+        """Width of every group before anything is cut."""
+        return {group.name: group.channels for group in self.groups}
+
+    def cuts(self, kept: Mapping[str, Sequence[int]]) -> dict[str, dict[int, list[int]]]:
+        """Positions to keep in every tensor dimension.
+
+        Args:
+            kept: group name → kept channels (indices in ``range(group.channels)``); a group that is
+                not named keeps everything.
+
+        Returns:
+            tensor name → dimension → sorted positions that stay. Only dimensions that lose
+            something are listed. Complexity: linear in the positions of the touched tensors.
+        """
+        removed: dict[tuple[str, int], set[int]] = {}
+        for group in self.groups:
+            if group.name not in kept:
+                continue
+            gone = np.setdiff1d(np.arange(group.channels), np.asarray(kept[group.name], dtype=np.int64))
+            for member in group.members if gone.size else ():
+                removed.setdefault((member.tensor, member.dim), set()).update(member.index[gone].ravel().tolist())
+        sizes = self._dimension_sizes()
+        result: dict[str, dict[int, list[int]]] = {}
+        for (tensor, dim), positions in removed.items():
+            result.setdefault(tensor, {})[dim] = [i for i in range(sizes[tensor, dim]) if i not in positions]
+        return result
+
+    def _dimension_sizes(self) -> dict[tuple[str, int], int]:
+        sizes: dict[tuple[str, int], int] = {}
+        for group in self.groups:
+            for member in group.members:
+                key = (member.tensor, member.dim)
+                sizes[key] = sizes.get(key, 0) + member.index.size
+        return sizes
