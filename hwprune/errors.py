@@ -12,7 +12,8 @@ The hierarchy::
     │   └── BudgetError         the budget is malformed or out of reach
     ├── InfeasibleError         a problem has no solution inside its budgets
     ├── MeasurementError        the device was too busy to measure
-    └── SurgeryError            a cut network failed its own verification
+    ├── SurgeryError            a cut network failed its own verification
+    └── ParityError             an exported engine does not compute what the model computes
 """
 
 from __future__ import annotations
@@ -78,3 +79,7 @@ class MeasurementError(HwpruneError):
 
 class SurgeryError(HwpruneError):
     """A cut network failed its own verification."""
+
+
+class ParityError(HwpruneError):
+    """An exported engine does not compute what the model computes."""

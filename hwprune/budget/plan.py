@@ -58,7 +58,8 @@ class Plan:
                 )
             document["kept"] = {name: tuple(kept) for name, kept in document["kept"].items()}
             document["cuts"] = {
-                tensor: {int(dim): list(kept) for dim, kept in dims.items()} for tensor, dims in document["cuts"].items()
+                tensor: {int(dim): list(kept) for dim, kept in dims.items()}
+                for tensor, dims in document["cuts"].items()
             }
             return cls(**document)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

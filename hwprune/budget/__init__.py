@@ -1,0 +1,35 @@
+"""What to keep: problems, plans and the solvers between them. Arrays only, no torch."""
+
+from .amount import Budget as Budget
+from .amount import Metric as Metric
+from .amount import parse_budget as parse_budget
+from .axis import Axis as Axis
+from .grouping import kept_channels as kept_channels
+from .grouping import rank as rank
+from .halp import separable as separable
+from .halp import solve_halp as solve_halp
+from .knapsack import solve_mckp as solve_mckp
+from .plan import Plan as Plan
+from .problem import Choices as Choices
+from .problem import Cost as Cost
+from .problem import CostAxis as CostAxis
+from .problem import Problem as Problem
+from .schedule import geometric as geometric
+
+__all__ = [
+    "Axis",
+    "Budget",
+    "Choices",
+    "Cost",
+    "CostAxis",
+    "Metric",
+    "Plan",
+    "Problem",
+    "geometric",
+    "kept_channels",
+    "parse_budget",
+    "rank",
+    "separable",
+    "solve_halp",
+    "solve_mckp",
+]
