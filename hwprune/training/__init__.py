@@ -1,0 +1,47 @@
+"""Data, tasks, and the loop that trains."""
+
+from .batchnorm import recalibrate_batchnorm as recalibrate_batchnorm
+from .checkpoint import load_checkpoint as load_checkpoint
+from .checkpoint import save_checkpoint as save_checkpoint
+from .checkpoint import save_weights as save_weights
+from .config import TrainConfig as TrainConfig
+from .data import Data as Data
+from .data import load_data as load_data
+from .evaluation import evaluate as evaluate
+from .evaluation import evaluate_model as evaluate_model
+from .loader import steps_per_epoch as steps_per_epoch
+from .loader import train_batches as train_batches
+from .loader import validation_batches as validation_batches
+from .loop import Hooks as Hooks
+from .loop import Progress as Progress
+from .loop import train as train
+from .state import TrainState as TrainState
+from .task import ClassificationTask as ClassificationTask
+from .task import FileTask as FileTask
+from .task import Predict as Predict
+from .task import Task as Task
+from .task import load_task as load_task
+
+__all__ = [
+    "ClassificationTask",
+    "Data",
+    "FileTask",
+    "Hooks",
+    "Predict",
+    "Progress",
+    "Task",
+    "TrainConfig",
+    "TrainState",
+    "evaluate",
+    "evaluate_model",
+    "load_checkpoint",
+    "load_data",
+    "load_task",
+    "recalibrate_batchnorm",
+    "save_checkpoint",
+    "save_weights",
+    "steps_per_epoch",
+    "train",
+    "train_batches",
+    "validation_batches",
+]

@@ -1,0 +1,126 @@
+"""A training and a validation set, from whatever the user names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from hwprune.errors import DataError, InputError
+from hwprune.network.loading import importable, load_object
+
+FORMS = (
+    "an image folder, a .parquet or .npz file, 'digits', or path/to/file.py:factory that returns (train, validation)"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """What is learnt from and what is judged by.
+
+    Attributes:
+        train: data set with a length; for classification its samples are ``(tensor, class index)``.
+        validation: the same, never trained on.
+        classes: number of classes, where the source says so.
+        preprocessing: how raw input becomes a sample, JSON-able, for the manifest of a bundle.
+        augment: whether a mirrored or shifted sample is still a valid one.
+    """
+
+    train: Dataset[Any]
+    validation: Dataset[Any]
+    classes: int | None = None
+    preprocessing: dict[str, Any] = field(default_factory=dict)
+    augment: bool = False
+
+
+def load_data(
+    spec: str | Path | tuple[Dataset[Any], Dataset[Any]], *, input_shape: Sequence[int], seed: int = 0
+) -> Data:
+    """Open a data set.
+
+    Args:
+        spec: a folder in ImageFolder layout (``class/image``, or ``train/class/image`` and ``val/class/image``), a
+            ``.parquet`` file (``image``: encoded bytes, ``label``: class index), an ``.npz`` file (``x``, ``y``, or
+            ``x_train``, ``y_train``, ``x_val``, ``y_val``), ``digits``, ``file.py:factory`` (called without
+            arguments), or a pair (train, validation).
+        input_shape: of the network, (N, C, H, W); images are brought to it.
+        seed: decides the split where the source has none.
+
+    Raises:
+        DataError: missing, empty or unreadable; names the file and row.
+        InputError: images are asked for in a shape that is none.
+    """
+    # imported late: each pulls in what only its own format needs
+    if isinstance(spec, tuple):
+        return _pair(spec, "the given data sets", input_shape)
+    name = str(spec)
+    path = Path(spec)
+    if name == "digits":
+        from hwprune.training.digits import load_digits
+
+        return load_digits(input_shape, seed)
+    if path.is_dir():
+        from hwprune.training.folder import load_folder
+
+        return load_folder(path, input_shape, seed)
+    if path.suffix in (".parquet", ".npz") and not path.is_file():
+        raise DataError(f"no such file: {path}", hint=f"give {FORMS}")
+    if path.suffix == ".parquet":
+        from hwprune.training.parquet import load_parquet
+
+        return load_parquet(path, input_shape, seed)
+    if path.suffix == ".npz":
+        from hwprune.training.arrays import load_arrays
+
+        return load_arrays(path, input_shape, seed)
+    if ":" in name:
+        return _from_factory(name, input_shape)
+    raise DataError(f"{name} is no data set: there is no such folder", hint=f"give {FORMS}")
+
+
+def _from_factory(spec: str, input_shape: Sequence[int]) -> Data:
+    factory = load_object(spec, error=DataError, forms=FORMS)
+    try:
+        with importable(spec):
+            pair = factory()
+    except InputError:
+        raise
+    except Exception as error:
+        raise DataError(
+            f"calling {spec}() failed: {type(error).__name__}: {error}", hint="the error is in that code; mend it there"
+        ) from error
+    return _pair(pair, spec, input_shape)
+
+
+def _pair(pair: Any, source: str, input_shape: Sequence[int]) -> Data:
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        raise DataError(f"{source} gave a {type(pair).__name__}", hint="give two data sets: (train, validation)")
+    for dataset, part in zip(pair, ("training", "validation"), strict=True):
+        if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+            raise DataError(
+                f"the {part} set of {source} is a {type(dataset).__name__} without length or index",
+                hint="give a torch Dataset with __len__ and __getitem__",
+            )
+        if len(dataset) == 0:
+            raise DataError(f"the {part} set of {source} is empty", hint="it needs at least one sample")
+        _check_sample(dataset, f"the {part} set of {source}", tuple(input_shape[1:]))
+    return Data(train=pair[0], validation=pair[1], preprocessing={"kind": "user", "source": source})
+
+
+def _check_sample(dataset: Any, where: str, shape: tuple[int, ...]) -> None:
+    try:
+        sample = dataset[0]
+    except Exception as error:
+        raise DataError(
+            f"the first sample of {where} cannot be read: {type(error).__name__}: {error}", hint="mend the data set"
+        ) from error
+    inputs = sample[0] if isinstance(sample, (tuple, list)) and sample else sample
+    if isinstance(inputs, Tensor) and tuple(inputs.shape) != shape:
+        raise DataError(
+            f"samples of {where} have shape {tuple(inputs.shape)}, the network's input has {shape}",
+            hint="resize them in the data set, or give the input shape that fits (batch first)",
+        )

@@ -1,0 +1,42 @@
+"""The task's metric on the validation set, for a torch model or for any other predictor."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from hwprune.training.data import Data
+from hwprune.training.loader import validation_batches
+from hwprune.training.modes import keeping_modes
+from hwprune.training.task import Predict, Task
+
+
+def evaluate(predict: Predict, data: Data, task: Task, *, batch_size: int = 64) -> float:
+    """Metric of a predictor, such as an exported engine.
+
+    Args:
+        predict: maps inputs (N, …) to outputs (N, …), both on the CPU.
+        data: its validation set.
+        task: says what is measured.
+        batch_size: samples per call; the last call may have fewer.
+    """
+    return task.evaluate(predict, validation_batches(data, batch_size))
+
+
+def evaluate_model(model: nn.Module, data: Data, task: Task, *, batch_size: int = 64) -> float:
+    """Metric of a torch model in eval mode, without gradients; its modes are as before afterwards."""
+    device = device_of(model)
+
+    def predict(inputs: Tensor) -> Tensor:
+        with torch.no_grad():
+            output: Tensor = model(inputs.to(device))
+            return output
+
+    with keeping_modes(model):
+        model.eval()
+        return evaluate(predict, data, task, batch_size=batch_size)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Device of the model's first parameter; the CPU if it has none."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
