@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,3 +39,42 @@ def write_atomic(path: Path, content: bytes | str) -> None:
 def write_json(path: Path, document: Any) -> None:
     """Write a JSON document atomically; NaN and infinity are refused (ValueError)."""
     write_atomic(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """A new folder to fill, which takes the place of ``path`` as a whole when the block ends well.
+
+    What is there before stays until then, and stays for good when the block fails. A kill leaves at most
+    hidden neighbours (``.NAME.partial``, ``.NAME.old``), which the next call for the same path clears up;
+    if the kill came between the two renames, that call begins by putting the earlier folder back.
+
+    Args:
+        path: the folder to create or replace; missing parents are made.
+
+    Yields:
+        the empty folder to fill, on the same file system.
+
+    Raises:
+        OSError: disk full, read-only…; ``path`` is as it was.
+    """
+    partial, old = path.parent / f".{path.name}.partial", path.parent / f".{path.name}.old"
+    _put_back(old, path)
+    for leftover in (partial, old):
+        if leftover.exists():
+            shutil.rmtree(leftover)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if path.exists():
+            os.rename(path, old)
+        os.rename(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        _put_back(old, path)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _put_back(old: Path, path: Path) -> None:
+    if old.exists() and not path.exists():
+        os.rename(old, path)

@@ -52,7 +52,9 @@ class Layer:
             Other operators: see ``call``.
         call: for other operators, how to run it alone:
             ``{"target": "aten.max_pool2d_with_indices.default", "args": [...], "kwargs": {...}}``
-            where ``{"input": i}`` stands for ``inputs[i]``; None for layers with weights.
+            where ``{"input": i}`` stands for ``inputs[i]`` and ``{"constant": shape, "channel_dim": d,
+            "dtype": "float32"}`` for a parameter (d: the dimension that shrinks with the output, or
+            None), ``{"torch": "float16"}`` for a dtype or memory format; None for layers with weights.
         macs: multiply-accumulates in the dense network (0 for operators without weights).
         parameters: weights and biases in the dense network.
         follows: names of layers whose output this layer alone reads: a runtime may run it
@@ -80,7 +82,7 @@ class Layer:
         if not dense:
             return 0
         ratio = _ratio(self.output, widths)
-        if not self.cut_per_group:
+        if self.call is None and not self.cut_per_group:  # a weight between all inputs and all outputs
             ratio *= _ratio(self.inputs[0], widths)
         return round(dense * ratio)
 

@@ -1,0 +1,37 @@
+"""What leaves the house: the exported engine, its proof of parity and latency, and the bundle around it."""
+
+from __future__ import annotations
+
+from hwprune.deploy.bundle import Bundle as Bundle
+from hwprune.deploy.bundle import verify as verify
+from hwprune.deploy.engine import predictor as predictor
+from hwprune.deploy.engine import run_engine as run_engine
+from hwprune.deploy.export import OnnxInfo as OnnxInfo
+from hwprune.deploy.export import export_onnx as export_onnx
+from hwprune.deploy.latency import Latency as Latency
+from hwprune.deploy.latency import Measurement as Measurement
+from hwprune.deploy.latency import PairMeasurement as PairMeasurement
+from hwprune.deploy.latency import measure_one as measure_one
+from hwprune.deploy.latency import measure_pair as measure_pair
+from hwprune.deploy.parity import Parity as Parity
+from hwprune.deploy.parity import compare as compare
+from hwprune.deploy.profiling import profile_network as profile_network
+from hwprune.deploy.writing import write_bundle as write_bundle
+
+__all__ = [
+    "Bundle",
+    "Latency",
+    "Measurement",
+    "OnnxInfo",
+    "PairMeasurement",
+    "Parity",
+    "compare",
+    "export_onnx",
+    "measure_one",
+    "measure_pair",
+    "predictor",
+    "profile_network",
+    "run_engine",
+    "verify",
+    "write_bundle",
+]

@@ -1,0 +1,161 @@
+"""From a torch model to one ONNX file."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from hwprune.deploy.reference import as_inputs, evaluating, on_device_of, reference_outputs
+from hwprune.errors import InputError, ModelError
+from hwprune.files import write_atomic
+
+MOST_BYTES = 2**31 - 1  # of one protobuf message
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnnxInfo:
+    """What was written.
+
+    Attributes:
+        path: the file.
+        size_bytes: its size; weights are inside.
+        opset: version of the ONNX operator set.
+        inputs: names, in the order of ``forward``'s arguments.
+        outputs: names, in the order ``forward`` returns them (nested results are flattened).
+    """
+
+    path: Path
+    size_bytes: int
+    opset: int
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+def export_onnx(model: nn.Module, example: Tensor | tuple[Tensor, ...], path: Path | str) -> OnnxInfo:
+    """Export a model in evaluation mode to one self-contained ONNX file.
+
+    Shapes are fixed to the example's, batch included. The result is checked (operators, types, shapes)
+    before it is written, and carries no paths or source lines of this machine: the same model gives the
+    same bytes anywhere. The model is left as it was.
+
+    Args:
+        model: on any device; its parameters are not changed.
+        example: the arguments of ``forward``, batch first; values do not matter, shapes and dtypes do.
+        path: the file to create or replace.
+
+    Raises:
+        ModelError: ``forward`` fails, has no ONNX form, or needs more than 2 GB.
+        InputError: the file cannot be written.
+    """
+    inputs = as_inputs(example)
+    expected = reference_outputs(model, inputs)
+    input_names, output_names = _names("input", len(inputs)), _names("output", len(expected))
+    with evaluating(model), _known_noise_silenced():
+        try:
+            program = torch.onnx.export(
+                model,
+                on_device_of(model, inputs),
+                input_names=list(input_names),
+                output_names=list(output_names),
+                dynamo=True,
+                optimize=True,
+                verbose=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            raise _cannot_export(error) from error
+    assert program is not None  # None is returned by the exporter that dynamo=False asks for
+    content = _checked(program.model_proto, expected)
+    try:
+        write_atomic(Path(path), content)
+    except OSError as error:
+        raise InputError(
+            f"cannot write {path}: {error.strerror or error}", hint="choose a folder with space and write permission"
+        ) from error
+    return OnnxInfo(
+        path=Path(path),
+        size_bytes=len(content),
+        opset=max(entry.version for entry in program.model_proto.opset_import if entry.domain in ("", "ai.onnx")),
+        inputs=input_names,
+        outputs=output_names,
+    )
+
+
+def _names(base: str, count: int) -> tuple[str, ...]:
+    return (base,) if count == 1 else tuple(f"{base}_{i}" for i in range(count))
+
+
+def _checked(proto: onnx.ModelProto, expected: tuple[Tensor, ...]) -> bytes:
+    """Serialise after checking operators, types and shapes, and that outputs have the model's shapes."""
+    del proto.metadata_props[:]
+    _strip(proto.graph)
+    if proto.ByteSize() > MOST_BYTES:
+        raise ModelError(
+            f"the exported model has {proto.ByteSize()} bytes; one ONNX file holds {MOST_BYTES}",
+            hint="hwprune writes single files; use a smaller model",
+        )
+    try:
+        onnx.checker.check_model(proto)
+        proto = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ModelError(
+            f"the exported graph is not valid ONNX: {_first_line(error)}", hint="report this model to hwprune"
+        ) from error
+    for port, tensor in zip(proto.graph.output, expected, strict=True):
+        shape = tuple(dim.dim_value for dim in port.type.tensor_type.shape.dim)
+        if shape != tuple(tensor.shape):
+            raise ModelError(
+                f"{port.name} has shape {shape} in the exported graph and {tuple(tensor.shape)} in torch",
+                hint="the shape of the output must follow from the shape of the input alone",
+            )
+    return bytes(proto.SerializeToString(deterministic=True))
+
+
+def _strip(graph: onnx.GraphProto) -> None:
+    """Drop the exporter's notes: stack traces with paths of this machine, a third of a small file."""
+    for item in (graph, *graph.node, *graph.value_info, *graph.initializer, *graph.input, *graph.output):
+        del item.metadata_props[:]
+        item.ClearField("doc_string")
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+                _strip(inner)
+
+
+def _cannot_export(error: Exception) -> ModelError:
+    cause = error.__cause__ or error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    return ModelError(
+        f"the model has no ONNX form: {type(cause).__name__}: {_first_line(cause)}",
+        hint="its forward must not branch on values, and every operator needs an ONNX counterpart",
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+@contextmanager
+def _known_noise_silenced() -> Iterator[None]:
+    """Hold back what torch 2.13's exporter says on every call and no user can act on."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+
+    def keep(record: logging.LogRecord) -> bool:
+        return "torchvision is not installed" not in record.getMessage()
+
+    logger.addFilter(keep)
+    try:
+        with warnings.catch_warnings():
+            # torch.export copies its own deprecated LeafSpec
+            warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)", FutureWarning)
+            yield
+    finally:
+        logger.removeFilter(keep)

@@ -1,0 +1,155 @@
+"""Latency of exported engines, measured on the target with the one clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from hwprune import device_runner
+from hwprune.errors import InputError, MeasurementError
+from hwprune.targets import Target, runtime_for
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """Time per call of one engine, over the calls that nothing disturbed.
+
+    Attributes:
+        p50_ms: median.
+        p90_ms: 90th percentile.
+        min_ms: least.
+        iqr_ms: spread between the quartiles.
+        cpu_p50_ms: median thread CPU time; None with more than one thread.
+        repeats: samples taken.
+        clean: samples that were undisturbed, and counted.
+    """
+
+    p50_ms: float
+    p90_ms: float
+    min_ms: float
+    iqr_ms: float
+    cpu_p50_ms: float | None
+    repeats: int
+    clean: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able form."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """One engine on its target.
+
+    Attributes:
+        latency: what was measured.
+        contention: what else the device was doing, as the clock saw it.
+    """
+
+    latency: Latency
+    contention: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairMeasurement:
+    """Two engines measured against each other in interleaved rounds.
+
+    Attributes:
+        baseline: the engine before.
+        candidate: the engine after.
+        ratio: median over rounds of candidate time over baseline time; below 1 is faster.
+        ratio_low: lower end of its 95 % bootstrap interval over rounds.
+        ratio_high: upper end.
+        contention: what else the device was doing, as the clock saw it.
+    """
+
+    baseline: Latency
+    candidate: Latency
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+    contention: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able form."""
+        return asdict(self)
+
+
+def measure_one(model: Path | bytes, target: Target, *, rounds: int = 20, burst: int = 5, seed: int = 0) -> Measurement:
+    """Measure one engine.
+
+    Args:
+        model: an exported model, or its path.
+        target: a device at hand.
+        rounds: rounds of ``burst`` calls; the first call of a burst is not counted.
+        burst: calls in a row.
+        seed: of the random input.
+
+    Raises:
+        InputError: the target cannot be measured from here, or the model cannot be opened.
+        MeasurementError: the device was too busy.
+    """
+    result = _measure({"engine": model}, target, rounds=rounds, burst=burst, seed=seed)
+    return Measurement(latency=_latency(result, "engine"), contention=result["contention"])
+
+
+def measure_pair(
+    baseline: Path | bytes, candidate: Path | bytes, target: Target, *, rounds: int = 20, burst: int = 5, seed: int = 0
+) -> PairMeasurement:
+    """Measure two engines in interleaved rounds, so that a drift of the device strikes both.
+
+    Args:
+        baseline: the exported model to compare with, or its path.
+        candidate: the exported model in question, or its path.
+        target: a device at hand.
+        rounds: rounds in which each engine runs ``burst`` calls; the first call of a burst is not counted.
+        burst: calls in a row.
+        seed: of the random input, the order within rounds, and the bootstrap.
+
+    Raises:
+        InputError: the target cannot be measured from here, or a model cannot be opened.
+        MeasurementError: the device was too busy.
+    """
+    models = {"baseline": baseline, "candidate": candidate}
+    result = _measure(models, target, rounds=rounds, burst=burst, seed=seed)
+    with _refusal_named():
+        ratio = device_runner.ratio(result, "candidate", "baseline", seed=seed)
+    return PairMeasurement(
+        baseline=_latency(result, "baseline"),
+        candidate=_latency(result, "candidate"),
+        ratio=ratio["median"],
+        ratio_low=ratio["low"],
+        ratio_high=ratio["high"],
+        contention=result["contention"],
+    )
+
+
+def _measure(models: dict[str, Path | bytes], target: Target, *, rounds: int, burst: int, seed: int) -> dict[str, Any]:
+    if target.connection != "local":
+        raise InputError(
+            f"target {target.name!r} cannot be measured from here (connection {target.connection!r})",
+            hint="run hwprune bench on the device itself",
+        )
+    runtime = runtime_for(target)
+    calls: dict[str, Callable[[], object]] = {}
+    for name, model in models.items():
+        engine = runtime.open(model, target)
+        calls[name] = engine.bind(device_runner.example_feeds(engine, seed))
+    with _refusal_named():
+        return device_runner.measure(calls, threads=target.threads, rounds=rounds, burst=burst, seed=seed)
+
+
+@contextmanager
+def _refusal_named() -> Iterator[None]:
+    try:
+        yield
+    except device_runner.MeasurementRefused as error:
+        raise MeasurementError(str(error), hint="stop what else runs on the device, then measure again") from error
+
+
+def _latency(result: dict[str, Any], name: str) -> Latency:
+    stats = result["candidates"][name]
+    return Latency(**{field: stats[field] for field in Latency.__dataclass_fields__})

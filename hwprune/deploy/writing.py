@@ -1,0 +1,186 @@
+"""Writing a bundle: an engine with everything needed to run it, check it and believe it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from importlib import metadata, resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from hwprune.deploy.bundle import SCHEMA_VERSION, Bundle, sealed, verify
+from hwprune.deploy.engine import Engine
+from hwprune.deploy.parity import RELATIVE_L2, compare
+from hwprune.deploy.reference import as_inputs, reference_outputs
+from hwprune.errors import BundleError, InputError, ParityError
+from hwprune.files import replacing_folder, write_atomic, write_json
+from hwprune.targets import Target, runtime_for
+
+LATENCY_TOLERANCE = 0.25  # a device that is this much slower than when the bundle was made is worth a word
+PACKAGES = ("hwprune", "torch", "onnx")
+_FACTS: dict[str, Any] = {  # what a caller may know, and what stands in the manifest if it does not
+    "accuracy": None,
+    "baseline_latency": None,
+    "budget": None,
+    "device": None,
+    "latency_ratio": None,
+    "measured_latency": None,
+    "parity": None,
+    "predicted_latency_ms": None,
+    "preprocessing": {},
+    "source": {},
+    "versions": {},
+}
+
+
+def write_bundle(
+    path: Path | str,
+    *,
+    engine: Path,
+    model: nn.Module,
+    example: Tensor | tuple[Tensor, ...],
+    target: Target,
+    manifest: Mapping[str, Any] | None = None,
+) -> Bundle:
+    """Write a bundle that passes its own verification, or nothing.
+
+    It is built in a hidden neighbour and renamed into place (``files.replacing_folder``).
+
+    Args:
+        path: the folder; absent or empty.
+        engine: the exported model.
+        model: the torch model it was exported from.
+        example: real inputs, at least as many as the engine's batch. Parity is checked on all of them; the
+            first batch becomes ``golden.npz``, with the outputs that torch gives.
+        target: what the engine is for.
+        manifest: what else is known, JSON-able: ``preprocessing`` (what to do to an image before it is
+            fed), ``predicted_latency_ms``, ``measured_latency`` and ``baseline_latency`` (``Latency.to_dict()``),
+            ``latency_ratio`` (median, low, high), ``device`` (fingerprint of where it was measured),
+            ``accuracy``, ``parity`` (on more inputs than the example), ``budget``, ``source``, ``versions``.
+
+    Raises:
+        BundleError: there is something in the folder.
+        InputError: the folder cannot be written, or too few inputs were given.
+        ParityError: the engine does not compute what the model computes.
+        ValueError: ``manifest`` has another key, or NaN.
+    """
+    path = Path(path)
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise BundleError(f"{path} exists", hint="give a new folder, or remove what is there")
+    facts = _facts(manifest or {})
+    try:
+        content = engine.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {engine}: {error.strerror or error}", hint="give the exported model") from error
+    opened = runtime_for(target).open(content, target)
+    parity = compare(model, opened, [example])
+    parity.check(target.precision)
+    golden, ports = _golden(opened, model, _first_batch(opened, as_inputs(example)), RELATIVE_L2[target.precision])
+    document = {
+        **_about_engine(opened, target),
+        "golden": ports,
+        "parity": facts["parity"] or parity.to_dict(),
+        **_about_run(facts),
+    }
+    runner = resources.files("hwprune").joinpath("device_runner.py").read_bytes()
+    try:
+        with replacing_folder(path) as place:
+            _write_files(place, {"model.onnx": content, "golden.npz": golden, "run.py": runner}, document)
+            _must_verify(place)
+    except OSError as error:
+        raise InputError(
+            f"cannot write the bundle {path}: {error.strerror or error}",
+            hint="choose a folder with space and write permission",
+        ) from error
+    return Bundle.load(path)
+
+
+def _facts(given: Mapping[str, Any]) -> dict[str, Any]:
+    unknown = sorted(set(given) - set(_FACTS))
+    if unknown:
+        raise ValueError(f"unknown manifest keys {unknown}; allowed: {', '.join(_FACTS)}")
+    return {**_FACTS, **given}
+
+
+def _about_engine(engine: Engine, target: Target) -> dict[str, Any]:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "target": target.to_dict(),
+        "engine": {
+            "file": "model.onnx",
+            "runtime": target.runtime,
+            "threads": target.threads,
+            "precision": target.precision,
+        },
+        "inputs": engine.inputs,
+        "outputs": engine.outputs,
+    }
+
+
+def _about_run(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Predicted and measured numbers never share a field."""
+    return {
+        "preprocessing": facts["preprocessing"],
+        "latency": {
+            "predicted_ms": facts["predicted_latency_ms"],
+            "measured_ms": facts["measured_latency"],
+            "baseline_ms": facts["baseline_latency"],
+            "ratio": facts["latency_ratio"],
+            "tolerance": LATENCY_TOLERANCE,
+        },
+        "accuracy": facts["accuracy"],
+        "budget": facts["budget"],
+        "source": facts["source"],
+        "device": facts["device"],
+        "versions": {**{name: metadata.version(name) for name in PACKAGES}, **facts["versions"]},
+    }
+
+
+def _first_batch(engine: Engine, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    first = []
+    for tensor, port in zip(tensors, engine.inputs, strict=True):
+        size = port["shape"][0] if port["shape"] else None
+        if size is not None and tensor.shape[0] < size:
+            raise InputError(
+                f"{tensor.shape[0]} inputs were given for an engine of batch {size}",
+                hint=f"give {size} real inputs or more",
+            )
+        first.append(tensor if size is None else tensor[:size])
+    return tuple(first)
+
+
+def _golden(engine: Engine, model: nn.Module, inputs: tuple[Tensor, ...], limit: float) -> tuple[bytes, dict[str, Any]]:
+    """``golden.npz`` and the manifest's key to it."""
+    arrays: dict[str, Any] = {f"input_{i}": tensor.detach().cpu().numpy() for i, tensor in enumerate(inputs)}
+    arrays |= {f"output_{i}": tensor.numpy() for i, tensor in enumerate(reference_outputs(model, inputs))}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue(), {
+        "file": "golden.npz",
+        "inputs": {port["name"]: f"input_{i}" for i, port in enumerate(engine.inputs)},
+        "outputs": {port["name"]: f"output_{i}" for i, port in enumerate(engine.outputs)},
+        "relative_l2": limit,
+    }
+
+
+def _write_files(place: Path, contents: Mapping[str, bytes], document: Mapping[str, Any]) -> None:
+    for name, content in contents.items():
+        write_atomic(place / name, content)
+    files = {
+        name: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+        for name, content in contents.items()
+    }
+    write_json(place / "manifest.json", sealed({**document, "files": files}))
+
+
+def _must_verify(place: Path) -> None:
+    report = verify(place, latency=False)
+    if not report["ok"]:
+        failed = "; ".join(f"{check['name']}: {check['detail']}" for check in report["checks"] if not check["ok"])
+        raise ParityError(f"the bundle fails its own verification: {failed}", hint="nothing was written")

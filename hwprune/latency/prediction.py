@@ -1,0 +1,97 @@
+"""What a network would take: the sum of its kernels, from a table alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from hwprune.latency.entry import Floats
+from hwprune.latency.fusion import fused_into
+from hwprune.latency.key import channel_dim, costed_operands, sizes_of
+from hwprune.latency.layer import Layer
+from hwprune.latency.table import LatencyTable
+from hwprune.targets import runtime_for
+
+
+@dataclass(frozen=True)
+class LayerLatency:
+    """One layer's part of a prediction.
+
+    Attributes:
+        name: of the layer.
+        latency_ms: its share of the network's latency.
+        source: ``measured``, ``interpolated``, or ``fused into NAME`` (then ``latency_ms`` is 0, because NAME carries
+            the cost of both).
+    """
+
+    name: str
+    latency_ms: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Predicted latency of a network.
+
+    Attributes:
+        latency_ms: of the whole network.
+        per_layer: in execution order; they sum to ``latency_ms``.
+    """
+
+    latency_ms: float
+    per_layer: tuple[LayerLatency, ...]
+
+
+def predict(layers: Sequence[Layer], table: LatencyTable, widths: Mapping[str, int] | None = None) -> Prediction:
+    """Predict a network's latency.
+
+    Args:
+        layers: of a traced network, in execution order.
+        table: of the target.
+        widths: group name → channels kept, for all groups; None for the dense network.
+
+    Raises:
+        MissingLatencyError: the table does not cover a layer.
+        InputError: a width is missing or leaves a layer without channels.
+    """
+    fused = fused_into(layers, runtime_for(table.target))
+    per_layer = []
+    for layer in layers:
+        if layer.name in fused:
+            per_layer.append(LayerLatency(layer.name, 0.0, f"fused into {fused[layer.name]}"))
+            continue
+        found = table.lookup(layer, sizes_of(layer, widths))
+        source = "interpolated" if found.interpolated else "measured"
+        per_layer.append(LayerLatency(layer.name, found.latency_ms * table.scale, source))
+    return Prediction(sum(layer.latency_ms for layer in per_layer), tuple(per_layer))
+
+
+def layer_costs(
+    layers: Sequence[Layer], table: LatencyTable
+) -> Callable[[Layer, tuple[tuple[int, ...], ...]], Floats | None]:
+    """Costs of layers over many channel counts at once, as a budget problem needs them.
+
+    Args:
+        layers: of a traced network, in execution order.
+        table: of the target.
+
+    Returns:
+        a function of a layer and the sizes of each operand that its cost depends on (input and output of a layer with
+        weights, else the output). It gives predicted milliseconds over the product of these sizes, shape
+        ``tuple(len(s) for s in sizes)``, or None for a layer that runs inside another's kernel. Sizes of an operand
+        without a ``channel_dim`` are not read: one entry stands for it.
+    """
+    fused = fused_into(layers, runtime_for(table.target))
+
+    def cost(layer: Layer, sizes: tuple[tuple[int, ...], ...]) -> Floats | None:
+        if layer.name in fused:
+            return None
+        counts = []
+        for (_, operand), given in zip(costed_operands(layer), sizes, strict=False):
+            dim = channel_dim(layer, operand)
+            assert dim is not None
+            counts.append((operand.shape[dim],) if operand.channel_dim is None else given)
+        values, _ = table.grid(layer, counts)
+        return (values * table.scale).reshape([len(given) for given in sizes])
+
+    return cost

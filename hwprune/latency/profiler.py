@@ -1,0 +1,134 @@
+"""Measuring a latency table: every kind of layer of a network, alone, over the channel counts it can be cut to."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
+from datetime import datetime, timezone
+from importlib import metadata
+
+import numpy as np
+
+from hwprune.latency.bench import Bench, Timing, channel_step
+from hwprune.latency.entry import Entry
+from hwprune.latency.fusion import fused_into
+from hwprune.latency.isolate import isolated_model
+from hwprune.latency.key import costed_operands, key_of, sizes_of
+from hwprune.latency.layer import Layer, Operand
+from hwprune.latency.sampling import rounded_up, sample_sizes
+from hwprune.latency.table import LatencyTable
+from hwprune.targets import Target
+
+
+def profile(
+    layers: Sequence[Layer],
+    target: Target,
+    *,
+    points: int = 5,
+    seed: int = 0,
+    progress: Callable[[int, int, str], None] | None = None,
+    measured_ms: float | None = None,
+    bench: Bench | None = None,
+) -> LatencyTable:
+    """Measure a table that covers a network and everything it can be cut to.
+
+    A layer that the runtime runs inside another's kernel is not measured: it costs what fusing leaves, nothing.
+
+    Args:
+        layers: of one traced network, in execution order.
+        target: a device at hand.
+        points: samples per axis of channel counts, at least 2.
+        seed: of random inputs and of the order of measurements.
+        progress: called with (kinds of layer done, kinds of layer, name of the next one).
+        measured_ms: latency of the dense network end to end; the table's scale makes the sum of the layers agree.
+            Without it the scale is 1.
+        bench: what to measure with; made for ``target`` if not given.
+
+    Raises:
+        MeasurementError: the device is too busy.
+        MissingLatencyError: a layer cannot be run alone.
+    """
+    bench = bench or Bench(target, seed=seed)
+    step = channel_step(bench)
+    fused = fused_into(layers, bench.runtime)
+    alone = [layer for layer in layers if layer.name not in fused]
+    kinds: dict[str, list[Layer]] = {}
+    for layer in alone:
+        kinds.setdefault(key_of(layer).identity, []).append(layer)
+    entries = []
+    for done, same in enumerate(kinds.values()):
+        if progress:
+            progress(done, len(kinds), same[0].name)
+        entries.append(_entry(same, bench, step=step, points=points))
+    if progress:
+        progress(len(kinds), len(kinds), "")
+    table = LatencyTable(
+        target=target,
+        device=bench.runtime.fingerprint(),
+        protocol={
+            **bench.protocol(),
+            "points": points,
+            "measured_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "hwprune": metadata.version("hwprune"),
+        },
+        channel_step=step,
+        scale=1.0,
+        scale_source={"method": "none"},
+        entries=tuple(entries),
+    )
+    return table if measured_ms is None else _scaled(table, alone, measured_ms)
+
+
+def _entry(same: Sequence[Layer], bench: Bench, *, step: int, points: int) -> Entry:
+    """Measure layers that share a key over their channel counts."""
+    layer = same[0]
+    sizes = tuple(
+        sample_sizes(
+            {sizes_of(other)[axis] for other in same},
+            min(_smallest(costed_operands(other)[axis][1], sizes_of(other)[axis], step) for other in same),
+            step=step,
+            points=points,
+        )
+        for axis in range(len(costed_operands(layer)))
+    )
+
+    timings = _timings(layer, list(itertools.product(*sizes)), bench)
+    shape = tuple(len(axis) for axis in sizes)
+    return Entry(
+        key=key_of(layer),
+        sizes=sizes,
+        latency_ms=np.array([timing.latency_ms for timing in timings]).reshape(shape),
+        iqr_ms=np.array([timing.iqr_ms for timing in timings]).reshape(shape),
+        repeats=np.array([timing.repeats for timing in timings]).reshape(shape),
+    )
+
+
+def _timings(layer: Layer, points: Sequence[tuple[int, ...]], bench: Bench) -> list[Timing]:
+    """Time of a layer at each point.
+
+    A layer alone also pays for bringing its input and output into the layout of its kernel, which layers of a network
+    hand on to each other. Where the runtime adds outputs inside the kernel, two copies that are added differ from one
+    by just what a layer costs within a network.
+    """
+    counts = (1, 2) if bench.runtime.fuses("add", layer.op, rank=len(layer.output.shape)) else (1,)
+
+    def model(point: tuple[int, ...], copies: int) -> Callable[[], bytes]:
+        return lambda: isolated_model(layer, point, copies=copies)
+
+    models: dict[Hashable, Callable[[], bytes]] = {(p, n): model(p, n) for p in points for n in counts}
+    found = bench.time(models, f"layer {layer.name}")
+    if counts == (1,):
+        return [found[point, 1] for point in points]
+    return [found[point, 2].above(found[point, 1]) for point in points]
+
+
+def _smallest(operand: Operand, dense: int, step: int) -> int:
+    """The least count that an axis can be cut to, as a step edge."""
+    return min(dense, rounded_up(operand.axis.fixed + 1, step)) if operand.axis.terms else dense
+
+
+def _scaled(table: LatencyTable, alone: Sequence[Layer], measured_ms: float) -> LatencyTable:
+    sum_ms = sum(table.lookup(layer, sizes_of(layer)).latency_ms for layer in alone)
+    source = {"method": "dense network end to end", "measured_ms": measured_ms, "sum_ms": float(f"{sum_ms:.6g}")}
+    return replace(table, scale=measured_ms / sum_ms, scale_source=source)

@@ -1,0 +1,60 @@
+"""Which channel counts are measured, and which widths are worth offering."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Sequence
+
+
+def allowed_widths(channels: int, step: int) -> tuple[int, ...]:
+    """Widths worth offering: counts between two steps cost as much as the next step.
+
+    Args:
+        channels: of the dense group, at least 1.
+        step: the table's ``channel_step``.
+
+    Returns:
+        the multiples of ``step`` below ``channels``, then ``channels``.
+    """
+    return (*range(step, channels, step), channels)
+
+
+def rounded_up(size: int, step: int) -> int:
+    """The step edge at or above ``size``."""
+    return -(-size // step) * step
+
+
+def sample_sizes(dense: Collection[int], smallest: int, *, step: int, points: int) -> tuple[int, ...]:
+    """Channel counts to measure along one axis.
+
+    The ends come first, then sizes that dense networks have, then multiples of the step, each in the middle of the
+    widest gap left. Sizes below the step are all kept: no step edge stands for them.
+
+    Args:
+        dense: sizes of the layers that share the entry, in the dense network.
+        smallest: least size that any of them can be cut to.
+        step: the target's channel step.
+        points: how many at most (more only if the ends and the sizes below the step are more).
+
+    Returns:
+        ascending.
+    """
+    top = max(dense)
+    chosen = {min(smallest, top), top, *(size for size in dense if size < step)}
+    multiples = range(rounded_up(smallest, step), top, step)
+    for candidates in (sorted(dense), multiples):
+        while len(chosen) < points:
+            size = _middle_of_widest_gap(sorted(chosen), candidates)
+            if size is None:
+                break
+            chosen.add(size)
+    return tuple(sorted(chosen))
+
+
+def _middle_of_widest_gap(chosen: Sequence[int], candidates: Collection[int]) -> int | None:
+    gaps = sorted(itertools.pairwise(chosen), key=lambda gap: gap[0] - gap[1])
+    for low, high in gaps:
+        inside = [size for size in candidates if low < size < high]
+        if inside:
+            return min(inside, key=lambda size: abs(2 * size - low - high))
+    return None

@@ -1,0 +1,29 @@
+"""What a run came to: a table for the terminal and a page for the browser.
+
+Both are made from the document of a run (``run.json``) alone; the page also shows its history
+(``history.jsonl``). Keys that are read:
+
+``result``
+    what ``compress --json`` prints: ``budget``, ``budget_metric`` (``latency_ms``, ``size_bytes``, ``macs``),
+    ``budget_requested``, ``budget_met``, ``budget_used``, ``predicted``, ``measured``; ``metric``, ``accuracy``,
+    ``accuracy_of``, ``baseline_accuracy``; ``predicted_latency_ms``, ``measured_latency_ms``,
+    ``baseline_latency_ms``, ``latency_ratio`` (median and 95 % interval); ``parameters``, ``macs``,
+    ``size_bytes``, each also with ``baseline_``. A number that is not known is None.
+``groups``
+    ``{"name", "channels", "kept", "frozen"}`` per channel group; ``frozen`` is the reason or None.
+``layers``
+    ``{"name", "before_ms", "after_ms", "source"}`` per layer, by the latency table; may be empty.
+``stages.settle.trials``
+    ``{"predicted", "measured"}`` per network that the closed loop measured, in the budget's unit.
+``config``, ``device``, ``versions``
+    shown as they are.
+"""
+
+from __future__ import annotations
+
+from hwprune.report.page import html_report as html_report
+from hwprune.report.page import write_report as write_report
+from hwprune.report.summary import render_text as render_text
+from hwprune.report.summary import summary_table as summary_table
+
+__all__ = ["html_report", "render_text", "summary_table", "write_report"]

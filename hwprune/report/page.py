@@ -1,0 +1,97 @@
+"""The page about a run: one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from hwprune.errors import InputError
+from hwprune.files import write_atomic
+from hwprune.report import figures
+from hwprune.report.quantities import quantity
+from hwprune.report.summary import summary_rows, verdict
+
+
+def html_report(document: Mapping[str, Any], history: Sequence[Mapping[str, Any]] = ()) -> str:
+    """The page.
+
+    Args:
+        document: of a finished run; see :mod:`hwprune.report`.
+        history: the events of ``history.jsonl``; ``epoch`` and ``prune_epoch`` are shown.
+    """
+    result, groups, layers = document["result"], document["groups"], document["layers"]
+    metric = result["budget_metric"]
+    trials = document["stages"]["settle"]["trials"]
+    epochs = [event for event in history if event["event"] in ("prune_epoch", "epoch")]
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = resources.files("hwprune").joinpath("report", "report.html.j2").read_text(encoding="utf-8")
+    return environment.from_string(template).render(
+        model=document["config"]["model"],
+        rows=summary_rows(result),
+        verdict=verdict(result),
+        kept=result["budget_met"],
+        groups=groups,
+        layers=layers,
+        epochs=epochs,
+        metric=result["metric"],
+        trials=[
+            {"predicted": quantity(metric, trial["predicted"]), "measured": quantity(metric, trial["measured"])}
+            for trial in trials
+        ],
+        pictures={
+            "groups": figures.widths(groups) if groups else None,
+            "layers": figures.layers(layers) if layers else None,
+            "epochs": figures.history(epochs, result["metric"]) if epochs else None,
+            "trials": figures.trials(trials, result["budget"], metric) if trials else None,
+        },
+        facts={name: document.get(name) or {} for name in ("config", "device", "versions")},
+    )
+
+
+def write_report(run: Path, output: Path | None = None) -> Path:
+    """Write the page about the run in a folder.
+
+    Args:
+        run: folder with ``run.json`` and ``history.jsonl``.
+        output: the page; ``report.html`` in the folder if absent.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        InputError: there is no finished run, or the page cannot be written.
+    """
+    output = output or run / "report.html"
+    try:
+        document = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        page = html_report(document, _events(run / "history.jsonl"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"cannot read the run in {run}: {error}", hint="give the folder that compress wrote"
+        ) from error
+    except KeyError as error:
+        raise InputError(
+            f"the run in {run} has no {error} yet", hint="finish it with hwprune compress --resume"
+        ) from error
+    try:
+        write_atomic(output, page)
+    except OSError as error:
+        raise InputError(
+            f"cannot write {output}: {error.strerror or error}", hint="choose a folder with space and write permission"
+        ) from error
+    return output
+
+
+def _events(path: Path) -> list[dict[str, Any]]:
+    events = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            events.append(json.loads(line))
+        except ValueError:
+            continue  # a kill cut this line short
+    return events

@@ -1,0 +1,96 @@
+"""The one table that says what a run came to."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from hwprune.report.quantities import change, quantity
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the summary.
+
+    Attributes:
+        name: what it is about.
+        before: of the dense network.
+        after: of the compressed one.
+        change: from the one to the other.
+    """
+
+    name: str
+    before: str
+    after: str
+    change: str
+
+
+def summary_rows(result: Mapping[str, Any]) -> list[Row]:
+    """The lines of the summary; predicted and measured latency never share one."""
+    metric, of = str(result["metric"]), result.get("accuracy_of")
+    rows = [_row(f"{metric} ({of})" if of else metric, metric, result["baseline_accuracy"], result["accuracy"])]
+    latency = _row("latency, measured", "latency_ms", result["baseline_latency_ms"], result["measured_latency_ms"])
+    rows.append(
+        Row(latency.name, latency.before, latency.after, _interval(result.get("latency_ratio"), latency.change))
+    )
+    if result["predicted_latency_ms"] is not None:
+        rows.append(_row("latency, predicted", "latency_ms", None, result["predicted_latency_ms"]))
+    for name, key in (("parameters", "parameters"), ("multiply-accumulates", "macs"), ("file size", "size_bytes")):
+        rows.append(_row(name, key, result[f"baseline_{key}"], result[key]))
+    return rows
+
+
+def verdict(result: Mapping[str, Any]) -> str:
+    """The promise, and whether it was kept."""
+    metric, requested = result["budget_metric"], result["budget_requested"]
+    limit = quantity(metric, result["budget"])
+    promise = f"budget {limit}" if str(requested) == limit else f"budget {limit} ({requested})"
+    if result["budget_met"] is None:
+        predicted = quantity(metric, result["predicted"])
+        return f"{promise}: {predicted} predicted, not measured; hwprune bench on the device completes it"
+    kept = "met" if result["budget_met"] else "MISSED"
+    return f"{promise}: {kept}, {quantity(metric, result['measured'])} measured, {result['budget_used']:.1%} of it"
+
+
+def summary_table(document: Mapping[str, Any]) -> Table:
+    """The summary for a terminal.
+
+    Args:
+        document: of a finished run; see :mod:`hwprune.report`.
+    """
+    result = document["result"]
+    table = Table(title=Text(str(document["config"]["model"])), caption=Text(verdict(result)), caption_justify="left")
+    table.add_column("")
+    for heading in ("before", "after", "change"):
+        table.add_column(heading, justify="right")
+    for row in summary_rows(result):  # Text: a model's name is not markup
+        table.add_row(*(Text(cell) for cell in (row.name, row.before, row.after, row.change)))
+    return table
+
+
+def render_text(document: Mapping[str, Any], *, width: int = 100) -> str:
+    """The summary as plain text, ``width`` columns wide at most."""
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    console.print(summary_table(document))
+    output = console.file
+    assert isinstance(output, io.StringIO)
+    return output.getvalue().rstrip("\n")
+
+
+def _row(name: str, metric: str, before: float | None, after: float | None) -> Row:
+    return Row(name, quantity(metric, before), quantity(metric, after), change(metric, before, after))
+
+
+def _interval(ratio: tuple[float, float, float] | list[float] | None, otherwise: str) -> str:
+    """The measured ratio with its interval: a claim of faster or slower needs one."""
+    if not ratio:
+        return otherwise
+    median, low, high = ratio
+    shown = f"{median:.3g}× [{low:.3g}, {high:.3g}]"
+    return shown if high < 1 or low > 1 else f"{shown}, no difference shown"

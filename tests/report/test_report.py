@@ -1,0 +1,317 @@
+import base64
+import copy
+import json
+import re
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import pytest
+
+from hwprune.errors import InputError
+from hwprune.report import html_report, render_text, write_report
+from hwprune.report.quantities import change, quantity
+
+HOSTILE = '<script>alert("x")</script> & $\\frac{'
+RESULT = {
+    "budget": 2.0,
+    "budget_metric": "latency_ms",
+    "budget_requested": "0.5x",
+    "budget_met": True,
+    "budget_used": 0.985,
+    "predicted": 1.95,
+    "measured": 1.97,
+    "metric": "accuracy",
+    "accuracy": 0.9722,
+    "accuracy_of": "exported engine",
+    "baseline_accuracy": 0.98,
+    "predicted_latency_ms": 1.95,
+    "measured_latency_ms": 1.97,
+    "baseline_latency_ms": 4.0,
+    "latency_ratio": [0.4925, 0.49, 0.495],
+    "parameters": 120_000,
+    "baseline_parameters": 480_000,
+    "macs": 3.2e6,
+    "baseline_macs": 1.6e7,
+    "size_bytes": 490_123,
+    "baseline_size_bytes": 1_930_000,
+}
+DOCUMENT = {
+    "config": {"model": "zoo:digits_resnet", "seed": 0},
+    "device": {"cpu": "AMD EPYC"},
+    "versions": {"torch": "2.13"},
+    "result": RESULT,
+    "groups": [
+        {"name": "stem", "channels": 32, "kept": 16, "frozen": None},
+        {"name": "head", "channels": 10, "kept": 10, "frozen": "model output"},
+    ],
+    "layers": [
+        {"name": "stem", "before_ms": 3.0, "after_ms": 1.5, "source": "measured"},
+        {"name": "relu", "before_ms": 0.0, "after_ms": 0.0, "source": "fused into stem"},
+    ],
+    "stages": {"settle": {"trials": [{"predicted": 4.2, "measured": 4.0}, {"predicted": 2.0, "measured": 1.97}]}},
+}
+HISTORY = [
+    {"event": "prune_epoch", "epoch": 1, "loss": 0.5, "metric": 0.91, "widths": {"stem": 24}},
+    {"event": "trial", "predicted": 2.0, "measured": 1.97, "limit": 2.0},
+    {"event": "epoch", "attempt": 0, "epoch": 1, "loss": 0.25, "metric": 0.97},
+]
+
+
+def with_result(**changes):
+    document = copy.deepcopy(DOCUMENT)
+    document["result"].update(changes)
+    return document
+
+
+class Page(HTMLParser):
+    """Text of every table row, and everything that could load or run something."""
+
+    VOID = ("meta", "img", "link", "br")
+
+    def __init__(self, html):
+        super().__init__()
+        self.rows, self.images, self.tags, self.open, self.text = [], [], [], [], ""
+        self.feed(html)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+        if tag == "img":
+            self.images.append(dict(attributes))
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+        if self.open and self.open[-1] in ("td", "th"):
+            self.rows[-1][-1] += data
+
+
+def pictures(page):
+    prefix = "data:image/svg+xml;base64,"
+    assert all(image["src"].startswith(prefix) and image["alt"] for image in page.images)
+    return [base64.b64decode(image["src"][len(prefix) :]).decode() for image in page.images]
+
+
+def words(svg):
+    return [
+        "".join(element.itertext()) for element in ElementTree.fromstring(svg).iter() if element.tag.endswith("text")
+    ]
+
+
+# -- quantities ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "shown"),
+    [
+        ("latency_ms", 1.23456, "1.235 ms"),
+        ("size_bytes", 999, "999 B"),
+        ("size_bytes", 1_930_000, "1.93 MB"),
+        ("macs", 4.1e9, "4.1 G"),
+        ("parameters", 512, "512"),
+        ("accuracy", 0.9722, "97.22%"),
+        ("dice", 0.51234, "0.5123"),
+        ("latency_ms", None, "–"),
+    ],
+)
+def test_quantity(metric, value, shown):
+    assert quantity(metric, value) == shown
+
+
+@pytest.mark.parametrize(
+    ("metric", "before", "after", "shown"),
+    [
+        ("accuracy", 0.98, 0.9722, "-0.78 points"),
+        ("latency_ms", 4.0, 2.0, "0.5×"),
+        ("rmse", 1.5, 1.75, "+0.25"),
+        ("macs", None, 3, "–"),
+        ("macs", 0, 3, "–"),
+    ],
+)
+def test_change(metric, before, after, shown):
+    assert change(metric, before, after) == shown
+
+
+# -- the table ------------------------------------------------------------------------------------------------
+
+
+def cells(text):
+    return {
+        parts[0].strip(): [part.strip() for part in parts[1:4]]
+        for line in text.splitlines()
+        if len(parts := re.split(r"[│┃]", line.strip("│┃"))) >= 4
+    }
+
+
+def test_table_has_every_number_in_its_row():
+    rows = cells(render_text(DOCUMENT))
+    assert rows["accuracy (exported engine)"] == ["98.00%", "97.22%", "-0.78 points"]
+    assert rows["latency, measured"] == ["4 ms", "1.97 ms", "0.492× [0.49, 0.495]"]
+    assert rows["latency, predicted"] == ["–", "1.95 ms", "–"]
+    assert rows["parameters"] == ["480 k", "120 k", "0.25×"]
+    assert rows["multiply-accumulates"] == ["16 M", "3.2 M", "0.2×"]
+    assert rows["file size"] == ["1.93 MB", "490.1 kB", "0.254×"]
+
+
+def test_verdicts():
+    assert "budget 2 ms (0.5x): met, 1.97 ms measured, 98.5% of it" in render_text(DOCUMENT)
+    missed = with_result(budget_met=False, measured=2.3, budget_used=1.15)
+    assert "budget 2 ms (0.5x): MISSED, 2.3 ms measured, 115.0% of it" in render_text(missed)
+    unmeasured = with_result(
+        budget_met=None, measured=None, measured_latency_ms=None, baseline_latency_ms=None, latency_ratio=None
+    )
+    text = render_text(unmeasured)
+    assert "1.95 ms predicted, not measured" in text
+    assert "hwprune bench" in text
+    assert cells(text)["latency, measured"] == ["–", "–", "–"]
+
+
+def test_a_ratio_whose_interval_holds_one_claims_nothing():
+    assert "no difference shown" in render_text(with_result(latency_ratio=[0.99, 0.97, 1.01]))
+    assert "no difference shown" not in render_text(with_result(latency_ratio=[1.05, 1.01, 1.09]))
+
+
+def test_names_are_not_markup():
+    document = copy.deepcopy(DOCUMENT)
+    document["config"]["model"] = "[red]net[/red].py:build[0]"
+    assert "[red]net[/red].py:build[0]" in render_text(document)
+
+
+def test_size_budget():
+    text = render_text(
+        with_result(
+            budget=500_000,
+            budget_metric="size_bytes",
+            budget_requested="0.5 MB",
+            measured=490_123,
+            budget_used=0.98,
+            predicted_latency_ms=None,
+        )
+    )
+    assert "budget 500 kB (0.5 MB): met, 490.1 kB measured, 98.0% of it" in text
+    assert "predicted" not in text
+
+
+# -- the page -------------------------------------------------------------------------------------------------
+
+
+def test_page_shows_groups_layers_epochs_and_trials():
+    page = Page(html_report(DOCUMENT, HISTORY))
+    assert ["stem", "32", "16", ""] in page.rows
+    assert ["head", "10", "10", "model output"] in page.rows
+    assert ["stem", "3", "1.5", "measured"] in page.rows
+    assert ["relu", "0", "0", "fused into stem"] in page.rows
+    assert ["1", "prune while training", "0.5", "0.91"] in page.rows
+    assert ["2", "fine-tune", "0.25", "0.97"] in page.rows
+    assert ["2", "2 ms", "1.97 ms"] in page.rows
+    assert ["cpu", "AMD EPYC"] in page.rows
+    assert "98.5% of it" in page.text
+    assert ("p", {"class": "verdict met"}) in page.tags
+
+
+def test_pictures_are_whole_svgs_with_the_names():
+    drawn = pictures(Page(html_report(DOCUMENT, HISTORY)))
+    assert len(drawn) == 4
+    groups, layers, epochs, trials = map(words, drawn)
+    assert {"stem", "head"} <= set(groups)
+    assert {"stem", "relu"} <= set(layers)
+    assert {"training loss", "accuracy"} <= set(epochs)
+    assert {"budget 2 ms", "measured"} <= set(trials)
+
+
+def test_page_stands_alone():
+    page = Page(html_report(DOCUMENT, HISTORY))
+    for tag, attributes in page.tags:
+        assert tag not in ("script", "link", "iframe", "object")
+        for name in ("src", "href"):
+            assert attributes.get(name, "data:").startswith("data:")
+
+
+def test_nothing_that_a_user_names_becomes_markup():
+    document = json.loads(json.dumps(DOCUMENT))
+    document["config"]["model"] = HOSTILE
+    document["groups"][1].update(name=HOSTILE, frozen=HOSTILE)
+    document["layers"][0].update(name=HOSTILE, source=HOSTILE)
+    document["result"].update(metric=HOSTILE, accuracy_of=HOSTILE, budget_requested=HOSTILE)
+    document["device"] = {HOSTILE: HOSTILE}
+    html = html_report(document, HISTORY)
+    page = Page(html)
+    assert not any(tag == "script" for tag, _ in page.tags)
+    assert [HOSTILE, "10", "10", HOSTILE] in page.rows
+    drawn = pictures(page)
+    assert HOSTILE in words(drawn[0])  # as text, dollar sign and all
+    assert HOSTILE in words(drawn[1])
+
+
+def test_same_run_gives_the_same_page():
+    assert html_report(DOCUMENT, HISTORY) == html_report(copy.deepcopy(DOCUMENT), HISTORY)
+
+
+def test_page_of_a_run_that_could_only_be_predicted():
+    document = with_result(budget_met=None, measured=None, measured_latency_ms=None, latency_ratio=None)
+    document.update(layers=[], device=None)
+    document["stages"]["settle"]["trials"] = []
+    page = Page(html_report(document))
+    assert len(page.images) == 1
+    assert ("p", {"class": "verdict"}) in page.tags
+
+
+def test_hundreds_of_layers_are_drawn_in_part_and_listed_in_full():
+    document = copy.deepcopy(DOCUMENT)
+    document["layers"] = [
+        {"name": f"layer{i}", "before_ms": float(i), "after_ms": i / 2, "source": "measured"} for i in range(300)
+    ]
+    page = Page(html_report(document))
+    drawn = words(pictures(page)[1])
+    assert "layer299" in drawn
+    assert "layer10" not in drawn
+    assert drawn.index("layer280") < drawn.index("layer299")
+    assert sum(row[0].startswith("layer") and len(row) == 4 and row[3] == "measured" for row in page.rows) == 300
+
+
+# -- writing --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "run.json").write_text(json.dumps(DOCUMENT))
+    lines = "\n".join(json.dumps(event) for event in HISTORY)
+    (folder / "history.jsonl").write_text(lines + '\n{"event": "epo')
+    return folder
+
+
+def test_page_is_written_into_the_run_or_elsewhere(run, tmp_path):
+    path = write_report(run)
+    assert path == run / "report.html"
+    assert path.read_text(encoding="utf-8") == html_report(DOCUMENT, HISTORY)
+    assert write_report(run, tmp_path / "other.html").read_bytes() == path.read_bytes()
+
+
+def test_no_run(tmp_path):
+    with pytest.raises(InputError, match="cannot read the run"):
+        write_report(tmp_path)
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(InputError, match="cannot read the run"):
+        write_report(tmp_path)
+
+
+def test_unfinished_run(run):
+    (run / "run.json").write_text(json.dumps({"status": "running", "config": {}, "stages": {}}))
+    with pytest.raises(InputError, match="has no 'result' yet") as caught:
+        write_report(run)
+    assert "--resume" in caught.value.hint
+
+
+def test_place_that_cannot_be_written(run):
+    with pytest.raises(InputError, match="cannot write"):
+        write_report(run, run / "missing" / "page.html")
