@@ -1,0 +1,47 @@
+"""``hwprune bench``: measure an engine on a target."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from hwprune.cli.options import Config, Json, Precision, Seed, TargetName, Threads, parse_shape
+from hwprune.cli.output import emit, milliseconds
+
+NAME = "bench"
+
+
+def command(
+    subject: Annotated[str | None, typer.Argument(help="A bundle folder or an .onnx file.")] = None,
+    model: Annotated[str | None, typer.Option(help="A model instead (file.py:factory, …).")] = None,
+    input_shape: Annotated[str | None, typer.Option(help="With --model: 1,3,224,224.")] = None,
+    target: TargetName = "local-onnxruntime",
+    threads: Threads = None,
+    precision: Precision = None,
+    config: Config = None,
+    seed: Seed = 0,
+    json: Json = False,
+) -> int:
+    """Measure latency on a target; completes a bundle whose latency is only predicted."""
+    from hwprune.errors import InputError
+    from hwprune.targets import load_target
+    from hwprune.verbs import bench
+
+    if (subject is None) == (model is None):
+        raise InputError(
+            "bench measures one thing", hint="give a bundle or an .onnx file, or --model with --input-shape"
+        )
+    if model is not None and input_shape is None:
+        raise InputError("--model needs --input-shape", hint="such as --input-shape 1,3,224,224")
+    chosen = load_target(target, threads=threads, precision=precision)
+    document = bench(
+        subject or model or "",
+        input_shape=parse_shape(input_shape) if input_shape else None,
+        target=chosen,
+    )
+    text = milliseconds(document["latency_ms"])
+    if document.get("budget") is not None:
+        text += f"; budget {document['budget']:.4g} ms {'met' if document['budget_met'] else 'MISSED'}"
+    emit(document, as_json=json, text=text)
+    return 0 if document.get("budget_met") in (None, True) else 1

@@ -1,0 +1,48 @@
+"""``hwprune export``: a model or a finished run to a bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hwprune.cli.options import Batch, Config, Json, Precision, Seed, TargetName, Threads, Weights, parse_shape
+from hwprune.cli.output import emit, milliseconds
+
+NAME = "export"
+
+
+def command(
+    output: Annotated[Path, typer.Option(help="The bundle folder to write; it must not exist.")],
+    run: Annotated[Path | None, typer.Argument(help="A folder that compress wrote.")] = None,
+    model: Annotated[str | None, typer.Option(help="A model instead (file.py:factory, …).")] = None,
+    input_shape: Annotated[str | None, typer.Option(help="With --model: 1,3,224,224.")] = None,
+    weights: Weights = None,
+    target: TargetName = "local-onnxruntime",
+    threads: Threads = None,
+    precision: Precision = None,
+    batch: Batch = None,
+    config: Config = None,
+    seed: Seed = 0,
+    json: Json = False,
+) -> int:
+    """Export a model to a verified, measured bundle."""
+    from hwprune.errors import InputError
+    from hwprune.targets import load_target
+    from hwprune.verbs import copy_bundle, export
+
+    if (run is None) == (model is None):
+        raise InputError("export takes one thing", hint="give a run folder, or --model with --input-shape")
+    if run is not None:
+        document = copy_bundle(run, output)
+        emit(document, as_json=json, text=str(output))
+        return 0
+    if model is None or input_shape is None:
+        raise InputError("--model needs --input-shape", hint="such as --input-shape 1,3,224,224")
+    chosen = load_target(target, threads=threads, precision=precision, batch=batch)
+    document = export(
+        model, input_shape=parse_shape(input_shape), output=output, weights=weights, target=chosen, seed=seed
+    )
+    emit(document, as_json=json, text=f"{output}: {milliseconds(document['latency_ms'])}")
+    return 0

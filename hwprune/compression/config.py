@@ -1,0 +1,108 @@
+"""Everything that decides what ``compress`` does, in one frozen record."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hwprune.budget import Budget, Metric, parse_budget
+from hwprune.errors import BudgetError, InputError
+from hwprune.saliency import criteria
+
+METRICS: dict[str, Metric] = {"latency": "latency_ms", "size": "size_bytes", "macs": "macs"}
+
+
+class CompressConfig(BaseModel):
+    """A compression, as a user describes it; the same keys serve flags, TOML files and Python.
+
+    Exactly one of ``latency``, ``size`` and ``macs`` is given.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    model: str = Field(
+        description="path/to/file.py:factory, package.module:factory, zoo:NAME, timm:NAME, torchvision:NAME"
+    )
+    input_shape: tuple[int, ...] = Field(min_length=2, description="shape of one input, batch first")
+    data: str = Field(description="ImageFolder directory, .parquet, .npz, digits, or file.py:factory")
+    output: Path = Field(description="folder of the run")
+    weights: Path | None = Field(None, description=".safetensors, or .pt holding tensors only")
+    task: Path | None = Field(
+        None, description="file with loss(model, batch) and evaluate(predict); classification if absent"
+    )
+    target: str = Field("local-onnxruntime", description="known target or TOML file")
+    threads: int | None = Field(None, ge=1, description="overrides the target's")
+    precision: str | None = Field(None, description="overrides the target's")
+    batch: int | None = Field(None, ge=1, description="overrides the target's")
+    table: Path | None = Field(None, description="latency table of the target; measured now if absent")
+    latency: str | None = Field(None, description="0.5x of the dense network, or 8ms")
+    size: str | None = Field(None, description="0.5x, or 2MB")
+    macs: str | None = Field(None, description="0.5x, or 100M")
+    method: Literal["halp", "halp-oneshot"] = Field(
+        "halp", description="prune while training, or in one shot before it"
+    )
+    criterion: str = Field("taylor-bn", description="what a channel is worth")
+    prune_steps: int = Field(10, ge=1, description="prune steps of the iterative method")
+    prune_epochs: int = Field(1, ge=1, description="epochs over which they are spread")
+    saliency_batches: int = Field(32, ge=1, description="minibatches that the one-shot method scores channels on")
+    epochs: int = Field(10, ge=0, description="epochs of fine-tuning after the cut")
+    learning_rate: float = Field(0.01, gt=0)
+    batch_size: int = Field(64, ge=1)
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    weight_decay: float = Field(1e-4, ge=0)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    distill: float = Field(0.0, ge=0, le=1, description="weight of distillation from the dense model")
+    augment: bool = Field(False, description="random crops and flips of training images")
+    workers: int = Field(0, ge=0, description="processes that load data")
+    accelerator: str = Field("cpu", description="where training runs, as Lightning Fabric names it")
+    channel_step: int = Field(8, ge=1, description="width step for size and MAC budgets (latency: the table's)")
+    table_points: int = Field(5, ge=2, description="samples per channel dimension when the table is measured")
+    seed: int = Field(0, ge=0)
+
+    @property
+    def budget(self) -> Budget:
+        """The one budget that was asked for.
+
+        Raises:
+            BudgetError: none, several, or malformed.
+        """
+        given = {name: getattr(self, name) for name in METRICS if getattr(self, name) is not None}
+        if len(given) != 1:
+            raise BudgetError(
+                f"{len(given)} budgets were given ({', '.join(given) or 'none'})",
+                hint="give exactly one of --latency, --size and --macs, such as --latency 0.5x",
+            )
+        ((name, text),) = given.items()
+        return parse_budget(METRICS[name], text)
+
+    def resolved(self) -> dict[str, Any]:
+        """JSON-able form with every default filled in."""
+        return self.model_dump(mode="json")
+
+
+def read_config(values: dict[str, Any]) -> CompressConfig:
+    """Check a dictionary of settings.
+
+    Raises:
+        InputError: an unknown key, a missing one, or a value out of range; names every one.
+    """
+    try:
+        config = CompressConfig(**values)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']} (got {item.get('input')!r})"
+            if item["type"] != "missing"
+            else f"{item['loc'][0]} is missing"
+            for item in error.errors()
+        )
+        raise InputError(problems, hint="see hwprune compress --help for what each setting allows") from error
+    if config.criterion not in criteria():
+        raise InputError(f"criterion {config.criterion!r} is unknown", hint=f"one of {', '.join(sorted(criteria()))}")
+    if any(size < 1 for size in config.input_shape):
+        raise InputError(
+            f"input_shape {config.input_shape} has a size below 1", hint="such as 1,3,224,224, batch first"
+        )
+    _ = config.budget
+    return config

@@ -1,0 +1,171 @@
+"""The end of the road: the delivered engine measured against the dense one, the bundle, the report."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from typing import Any
+
+import torch
+
+from hwprune.budget import Plan
+from hwprune.compression.folder import RunFolder
+from hwprune.compression.job import Job
+from hwprune.compression.stages import finetuned
+from hwprune.deploy import measure_pair, write_bundle
+from hwprune.latency import LatencyTable, predict
+from hwprune.training import save_weights
+
+WINDOW = (0.95, 1.0)
+PACKAGES = ("hwprune", "torch", "onnx", "onnxruntime", "onnxscript", "numpy")
+
+
+def measure_delivery(job: Job, run: RunFolder) -> dict[str, Any]:
+    """Measure the delivered engine and the dense one in interleaved rounds, and hold it against the budget."""
+    metric = job.budget.metric
+    record: dict[str, Any] = {"pair": None, "value": None, "limit": run.stage("reach")["limit"]}
+    if job.measurable:
+        for rounds in (30, 80):  # what falls outside the window is measured again, longer, and that counts
+            pair = measure_pair(run.path / "baseline.onnx", run.path / "model.onnx", job.target, rounds=rounds)
+            record["pair"] = pair.to_dict()
+            if metric != "latency_ms":
+                break
+            record["value"] = pair.candidate.p50_ms
+            record["limit"] = job.budget.resolve(pair.baseline.p50_ms)
+            if WINDOW[0] <= record["value"] / record["limit"] <= WINDOW[1]:
+                break
+    if metric == "size_bytes":
+        record["value"] = float(run.stage("artifact")["size_bytes"])
+    elif metric == "macs":
+        record["value"] = float(_macs(job, run))
+    return record
+
+
+def deliver(job: Job, run: RunFolder) -> None:
+    """Write weights, bundle, result and report."""
+    model = finetuned(job, run)
+    save_weights(run.path / "model.safetensors", model)
+    result = _result(job, run)
+    if not (run.path / "bundle").exists():
+        write_bundle(
+            run.path / "bundle",
+            engine=run.path / "model.onnx",
+            model=model,
+            example=_golden(job),
+            target=job.target,
+            manifest=_manifest(job, run, result),
+        )
+    run.document["result"] = result
+    run.document["versions"] = versions()
+    run.document["device"] = job.runtime.fingerprint() if job.measurable else None
+    run.document["groups"] = _groups(job, run)
+    run.document["layers"] = _layers(job, run)
+    run.save()
+    from hwprune.report import write_report
+
+    write_report(run.path)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what took part."""
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}
+
+
+def _golden(job: Job) -> torch.Tensor:
+    return next(job.validation_inputs(job.example.shape[0]))
+
+
+def _macs(job: Job, run: RunFolder) -> int:
+    widths = {**job.network.dense_widths, **Plan.load(run.path / "plan.json").widths}
+    return sum(layer.macs_at(widths) for layer in job.network.layers)
+
+
+def _result(job: Job, run: RunFolder) -> dict[str, Any]:
+    dense, settled = run.stage("baseline"), run.stage("settle")
+    done, measured = run.stage("artifact"), run.stage("measured")
+    pair, metric = measured["pair"], job.budget.metric
+    predicted = settled["predicted"]
+    if metric == "latency_ms" and pair is not None and job.budget.relative:
+        predicted *= measured["limit"] / run.stage("reach")["limit"]  # to the speed of the final rounds
+    value, limit = measured["value"], measured["limit"]
+    return {
+        "budget": limit,
+        "budget_metric": metric,
+        "budget_requested": str(job.budget),
+        "predicted": predicted,
+        "measured": value,
+        "predicted_latency_ms": predicted if metric == "latency_ms" else None,
+        "measured_latency_ms": pair["candidate"]["p50_ms"] if pair else None,
+        "baseline_latency_ms": pair["baseline"]["p50_ms"] if pair else None,
+        "latency_ratio": [pair["ratio"], pair["ratio_low"], pair["ratio_high"]] if pair else None,
+        "measured_latency": pair["candidate"] if pair else None,
+        "baseline_latency": pair["baseline"] if pair else None,
+        "metric": job.task.metric,
+        "accuracy": done["accuracy"],
+        "accuracy_of": done["accuracy_of"],
+        "baseline_accuracy": dense["accuracy"],
+        "size_bytes": done["size_bytes"],
+        "baseline_size_bytes": dense["size_bytes"],
+        "parameters": run.stage("finetune")["parameters"],
+        "baseline_parameters": dense["parameters"],
+        "macs": _macs(job, run),
+        "baseline_macs": dense["macs"],
+        "parity": done["parity"],
+        "cut_error": run.stage("finetune")["cut_error"],
+        "budget_met": None if value is None else value <= limit,
+        "budget_used": None if value is None else value / limit,
+        "evidence": "predicted" if value is None else "measured",
+        "trials": len(settled["trials"]),
+        "attempts": int(run.document.get("attempt", 0)) + 1,
+        "bundle": str(run.path / "bundle"),
+    }
+
+
+def _manifest(job: Job, run: RunFolder, result: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "budget": {
+            "metric": result["budget_metric"],
+            "requested": result["budget_requested"],
+            "limit": result["budget"],
+        },
+        "predicted_latency_ms": result["predicted_latency_ms"],
+        "measured_latency": result["measured_latency"],
+        "baseline_latency": result["baseline_latency"],
+        "accuracy": {
+            "metric": result["metric"],
+            "source": run.stage("artifact")["source_accuracy"],
+            "artifact": result["accuracy"],
+            "dense": result["baseline_accuracy"],
+        },
+        "parity": result["parity"],
+        "preprocessing": job.data.preprocessing,
+        "device": job.runtime.fingerprint() if job.measurable else None,
+        "versions": versions(),
+    }
+
+
+def _groups(job: Job, run: RunFolder) -> list[dict[str, Any]]:
+    widths = Plan.load(run.path / "plan.json").widths
+    return [
+        {
+            "name": group.name,
+            "channels": group.channels,
+            "kept": widths.get(group.name, group.channels),
+            "frozen": group.frozen,
+        }
+        for group in job.network.groups
+    ]
+
+
+def _layers(job: Job, run: RunFolder) -> list[dict[str, Any]]:
+    """Predicted latency of every layer before and after, by the table."""
+    table = LatencyTable.load(run.path / "table.json") if (run.path / "table.json").exists() else None
+    if table is None:
+        return []
+    widths = {**job.network.dense_widths, **Plan.load(run.path / "plan.json").widths}
+    before = predict(job.network.layers, table, job.network.dense_widths).per_layer
+    after = predict(job.network.layers, table, widths).per_layer
+    return [
+        {"name": b.name, "before_ms": b.latency_ms, "after_ms": a.latency_ms, "source": a.source}
+        for b, a in zip(before, after, strict=True)
+    ]

@@ -1,0 +1,82 @@
+"""What a budget is held against: the exported engine's latency, its size, or its operations."""
+
+from __future__ import annotations
+
+import tempfile
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from hwprune.deploy import export_onnx, measure_pair
+from hwprune.network import trace
+from hwprune.targets import Target
+
+
+class Gauge(ABC):
+    """Measures a candidate network in the unit of the budget."""
+
+    @abstractmethod
+    def measure(self, model: nn.Module) -> float:
+        """Value of this network, as deployed.
+
+        Args:
+            model: a network cut from the dense one; its weights do not matter.
+        """
+
+
+@dataclass(frozen=True)
+class LatencyGauge(Gauge):
+    """Median latency in ms of the exported engine, normalised by the dense engine in the same rounds.
+
+    The machine's speed drifts; the ratio to the dense engine, measured in turns with the candidate,
+    does not. An absolute budget is held against the candidate's own milliseconds instead.
+
+    Attributes:
+        baseline: the dense network's engine file.
+        baseline_ms: the dense engine's latency that the budget refers to; None for an absolute budget.
+        example: one input batch.
+        target: where it is measured.
+    """
+
+    baseline: Path
+    baseline_ms: float | None
+    example: torch.Tensor
+    target: Target
+
+    def measure(self, model: nn.Module) -> float:
+        """Export, open, and measure in turns with the dense engine."""
+        with tempfile.TemporaryDirectory() as folder:
+            candidate = Path(folder) / "candidate.onnx"
+            export_onnx(model, self.example, candidate)
+            pair = measure_pair(self.baseline, candidate, self.target)
+        if self.baseline_ms is None:
+            return pair.candidate.p50_ms
+        return self.baseline_ms * pair.candidate.p50_ms / pair.baseline.p50_ms
+
+
+@dataclass(frozen=True)
+class SizeGauge(Gauge):
+    """Bytes of the exported engine file."""
+
+    example: torch.Tensor
+
+    def measure(self, model: nn.Module) -> float:
+        """Export and weigh."""
+        with tempfile.TemporaryDirectory() as folder:
+            candidate = Path(folder) / "candidate.onnx"
+            export_onnx(model, self.example, candidate)
+            return float(candidate.stat().st_size)
+
+
+@dataclass(frozen=True)
+class MacsGauge(Gauge):
+    """Multiply-accumulates of the cut network, counted on a trace of it."""
+
+    example: torch.Tensor
+
+    def measure(self, model: nn.Module) -> float:
+        """Trace and count."""
+        return float(sum(layer.macs for layer in trace(model, self.example, verify=False).layers))

@@ -1,0 +1,205 @@
+"""A compression made ready to run: everything the user named, loaded and checked before anything is written."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from hwprune.budget import Budget
+from hwprune.compression.config import CompressConfig
+from hwprune.compression.progress import Progress
+from hwprune.errors import BudgetError, InputError, ModelError
+from hwprune.latency import LatencyTable
+from hwprune.network import Network, load_model, load_weights, trace
+from hwprune.targets import Runtime, Target, load_target, runtime_for
+from hwprune.training import ClassificationTask, Data, Task, TrainConfig, load_data, load_task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What the stages of a compression work on.
+
+    Attributes:
+        config: what the user asked for.
+        model: the dense network with its weights, in eval mode; never changed.
+        network: its trace.
+        example: one input batch of the target's size, float32.
+        data: training and validation sets.
+        task: loss and metric.
+        target: the device.
+        runtime: how engines run on it.
+        table: a latency table that was given, already checked against the target; None to measure one.
+        progress: where to say what is going on.
+    """
+
+    config: CompressConfig
+    model: nn.Module
+    network: Network
+    example: torch.Tensor
+    data: Data
+    task: Task
+    target: Target
+    runtime: Runtime
+    table: LatencyTable | None
+    progress: Progress
+
+    @property
+    def budget(self) -> Budget:
+        """The budget that was asked for."""
+        return self.config.budget
+
+    @property
+    def measurable(self) -> bool:
+        """Whether the target can be measured from here."""
+        return self.target.connection != "none"
+
+    def fresh_model(self) -> nn.Module:
+        """A copy of the dense network that may be trained."""
+        return copy.deepcopy(self.model)
+
+    def training(self, *, epochs: int, constant: bool = False) -> TrainConfig:
+        """Settings of one training phase.
+
+        Args:
+            epochs: its length.
+            constant: keep the learning rate, instead of letting it fall along a cosine.
+        """
+        c = self.config
+        return TrainConfig(
+            epochs=epochs,
+            learning_rate=c.learning_rate,
+            batch_size=c.batch_size,
+            optimizer=c.optimizer,
+            weight_decay=c.weight_decay,
+            distill_weight=c.distill,
+            schedule="constant" if constant else "cosine",
+            num_workers=c.workers,
+            accelerator=c.accelerator,
+            augment=c.augment,
+            seed=c.seed,
+        )
+
+    def validation_inputs(self, samples: int) -> Iterator[torch.Tensor]:
+        """Real input batches of the target's size from the validation set, at most ``samples`` images."""
+        batch = self.example.shape[0]
+        loader: DataLoader[Any] = DataLoader(self.data.validation, batch_size=batch, drop_last=True)
+        for item in islice(loader, max(1, samples // batch)):
+            yield item[0] if isinstance(item, (list, tuple)) else item
+
+
+def prepare(
+    config: CompressConfig,
+    progress: Progress,
+    *,
+    model: nn.Module | None = None,
+    data: Data | None = None,
+    table: LatencyTable | None = None,
+    state: dict[str, torch.Tensor] | None = None,
+) -> Job:
+    """Load and check everything a compression needs; writes nothing.
+
+    Args:
+        config: what the user asked for.
+        progress: where to say what is going on.
+        model: a module already in memory, instead of ``config.model``.
+        data: data sets already in memory, instead of ``config.data``.
+        table: a table already in memory, instead of ``config.table``.
+        state: weights of the dense network as an interrupted run keeps them, instead of ``config.weights``.
+
+    Raises:
+        InputError: anything that is missing, malformed or does not fit together.
+    """
+    torch.manual_seed(config.seed)
+    target = load_target(config.target, threads=config.threads, precision=config.precision, batch=config.batch)
+    runtime = runtime_for(target)
+    if table is None and config.table is not None:
+        table = LatencyTable.load(config.table)
+    _check_target(target, runtime, table)
+    progress.say(f"reading the model {config.model} and the data {config.data}")
+    dense = model if model is not None else load_model(config.model)
+    if state is not None:
+        dense.load_state_dict(state)
+    elif config.weights is not None:
+        load_weights(dense, config.weights)
+    dense.eval()
+    data = data or load_data(config.data, input_shape=config.input_shape, seed=config.seed)
+    example = _example(data, config.input_shape, target.batch)
+    network = trace(dense, example)
+    if not network.cuttable:
+        raise BudgetError(
+            "nothing in this model can be cut: " + _reasons(network),
+            hint="channels can be cut where no output, fixed size or unknown operator depends on them",
+        )
+    for group in network.frozen:
+        progress.say(f"cannot be cut: {group.name} ({group.channels} channels): {group.frozen}")
+    task: Task = (
+        load_task(config.task)
+        if config.task is not None
+        else ClassificationTask(label_smoothing=config.label_smoothing)
+    )
+    if config.task is None:
+        _check_classifier(network.output_shape, data)
+    return Job(
+        config=config,
+        model=dense,
+        network=network,
+        example=example,
+        data=data,
+        task=task,
+        target=target,
+        runtime=runtime,
+        table=table,
+        progress=progress,
+    )
+
+
+def _check_target(target: Target, runtime: Runtime, table: LatencyTable | None) -> None:
+    if target.connection == "none":
+        if table is None:
+            raise InputError(
+                f"target {target.name} cannot be reached from here and no table of it was given",
+                hint="give --table, measured on the device with hwprune profile",
+            )
+        table.check(target, None)
+        return
+    reason = runtime.unavailable()
+    if reason is not None:
+        raise InputError(f"target {target.name} cannot be used: {reason}", hint="see hwprune targets")
+    if table is not None:
+        table.check(target, runtime.fingerprint())
+
+
+def _example(data: Data, input_shape: Sequence[int], batch: int) -> torch.Tensor:
+    """A batch of the target's size, from real validation images repeated as often as needed."""
+    first = data.validation[0]
+    image = torch.as_tensor(first[0] if isinstance(first, (list, tuple)) else first)
+    if tuple(image.shape) != tuple(input_shape[1:]):
+        raise InputError(
+            f"the data gives inputs of shape {tuple(image.shape)}, --input-shape asks for {tuple(input_shape[1:])}",
+            hint="make them agree; the first number of --input-shape is the batch size",
+        )
+    return image.to(torch.float32).unsqueeze(0).repeat(batch, *[1] * image.dim())
+
+
+def _check_classifier(output_shape: tuple[int, ...], data: Data) -> None:
+    if len(output_shape) != 2:
+        raise ModelError(
+            f"the model's output has shape {output_shape}, a classifier's has (batch, classes)",
+            hint="for another task give --task FILE with loss(model, batch) and evaluate(predict)",
+        )
+    if data.classes is not None and output_shape[1] < data.classes:
+        raise ModelError(
+            f"the model has {output_shape[1]} outputs, the data {data.classes} classes",
+            hint="give the model that was trained on this data",
+        )
+
+
+def _reasons(network: Network) -> str:
+    return "; ".join(f"{group.name}: {group.frozen}" for group in network.frozen) or "it has no layer with channels"

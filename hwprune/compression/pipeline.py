@@ -1,0 +1,178 @@
+"""The whole road: a trained model and a budget in, a verified bundle inside the budget out."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from hwprune.budget import Plan
+from hwprune.compression import stages
+from hwprune.compression.config import CompressConfig, read_config
+from hwprune.compression.delivery import deliver, measure_delivery
+from hwprune.compression.folder import RunFolder, cannot_write
+from hwprune.compression.job import Job, prepare
+from hwprune.compression.progress import Progress
+from hwprune.errors import InputError
+from hwprune.latency import LatencyTable
+from hwprune.training import Data, load_checkpoint, save_checkpoint
+
+ATTEMPTS = 3
+KEPT = 0.95  # a budget is used up to at least this much, unless the widths on offer do not allow it
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished compression.
+
+    Attributes:
+        path: its folder.
+        plan: which channels stayed.
+        document: ``run.json``.
+    """
+
+    path: Path
+    plan: Plan
+    document: dict[str, Any]
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """The numbers, under the keys that ``compress --json`` prints."""
+        result = self.document["result"]
+        assert isinstance(result, dict)
+        return result
+
+    @property
+    def bundle(self) -> Path:
+        """The folder to deploy."""
+        return self.path / "bundle"
+
+    @property
+    def budget_met(self) -> bool | None:
+        """Whether the exported engine measured inside the budget; None if it could not be measured."""
+        met = self.result["budget_met"]
+        return met if met is None else bool(met)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InMemory:
+    """Things that are at hand already, instead of being named in the configuration."""
+
+    model: nn.Module | None = None
+    data: Data | None = None
+    table: LatencyTable | None = None
+
+
+def compress(
+    config: CompressConfig,
+    *,
+    given: InMemory | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> Run:
+    """Compress a model to a budget and export it.
+
+    Args:
+        config: what to compress, to what budget, for what device, and how.
+        given: a model, data sets or a table in memory; they replace what ``config`` names.
+        resume: continue the run in ``config.output`` where it stopped.
+        progress: where to say what is going on; silent if absent.
+
+    Returns:
+        The finished run. Its folder holds the bundle, the plan, the weights, the history and the report.
+
+    Raises:
+        InputError: anything wrong with what was given; a fresh run leaves nothing behind.
+        MeasurementError: the device was too busy to be measured.
+    """
+    progress, given = progress or Progress(quiet=True), given or InMemory()
+    if not resume:
+        RunFolder.check_free(config.output)
+        job = _prepare(config, progress, given)
+        run = RunFolder.create(config.output, config.resolved())
+    else:
+        run = RunFolder.load(config.output)
+        if run.document["status"] == "done":
+            return _finished(run)
+        job = _prepare(config, progress, given, dense=run.path / "dense.safetensors")
+    with run.lock():
+        try:
+            return _run(job, run)
+        except InputError:
+            if not resume and run.stage("explore") is None and not any((run.path / "checkpoints").iterdir()):
+                shutil.rmtree(run.path)
+            raise
+        except OSError as error:
+            raise cannot_write(run.path, error) from error
+
+
+def resumed_config(output: Path) -> CompressConfig:
+    """The configuration of the run in a folder.
+
+    Raises:
+        InputError: there is no run.
+    """
+    return read_config({**RunFolder.load(output).config, "output": output})
+
+
+def _prepare(config: CompressConfig, progress: Progress, given: InMemory, dense: Path | None = None) -> Job:
+    state = load_checkpoint(dense) if dense is not None and dense.exists() else None
+    return prepare(config, progress, model=given.model, data=given.data, table=given.table, state=state)
+
+
+def _run(job: Job, run: RunFolder) -> Run:
+    if not (run.path / "dense.safetensors").exists():
+        save_checkpoint(run.path / "dense.safetensors", job.model.state_dict())
+    for name in ("baseline", "latency_table", "reach", "explore"):
+        if run.stage(name) is None:
+            run.finish_stage(name, getattr(stages, name)(job, run))
+    for attempt in range(int(run.document.get("attempt", 0)), ATTEMPTS):
+        _attempt(job, run, attempt)
+        if not _correct_from_delivery(job, run) or attempt == ATTEMPTS - 1:
+            break
+        job.progress.say("the delivered engine is outside the budget's window: solving again with what it measured")
+        for name in ("settle", "finetune", "artifact", "measured"):
+            run.document["stages"].pop(name)
+        run.document["attempt"] = attempt + 1
+        run.save()
+    deliver(job, run)
+    shutil.rmtree(run.path / "checkpoints")
+    run.document["status"] = "done"
+    run.save()
+    return _finished(run)
+
+
+def _attempt(job: Job, run: RunFolder, attempt: int) -> None:
+    if run.stage("settle") is None:
+        run.finish_stage("settle", stages.settle(job, run))
+    if run.stage("finetune") is None:
+        run.finish_stage("finetune", stages.finetune(job, run, attempt))
+    if run.stage("artifact") is None:
+        run.finish_stage("artifact", stages.artifact(job, run))
+    if run.stage("measured") is None:
+        run.finish_stage("measured", measure_delivery(job, run))
+
+
+def _correct_from_delivery(job: Job, run: RunFolder) -> bool:
+    """Take the delivered engine's own measurement as a trial; whether another attempt is called for."""
+    measured, settled = run.stage("measured"), run.stage("settle")
+    value = measured.get("value")
+    if value is None or not run.stage("reach")["trials"][1:]:
+        return False
+    used = value / measured["limit"]
+    if used <= 1 and (used >= KEPT or not settled["inside"]):
+        return False
+    plan = Plan.load(run.path / "plan.json")
+    # Trials refer to the dense latency of the start; the delivery to that of its own rounds.
+    seen = used * run.stage("reach")["limit"]
+    trials = [t for t in settled["trials"] if t["widths"] != plan.widths]
+    trials.append({"widths": plan.widths, "predicted": settled["predicted_by_table"], "measured": seen})
+    run.document["stages"]["reach"]["trials"] = trials
+    return True
+
+
+def _finished(run: RunFolder) -> Run:
+    return Run(path=run.path, plan=Plan.load(run.path / "plan.json"), document=run.document)

@@ -1,0 +1,324 @@
+"""The stages of a compression; each reads what earlier ones recorded and records one thing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from hwprune.budget import Plan, solve_halp
+from hwprune.compression.folder import RunFolder
+from hwprune.compression.gauge import Gauge, LatencyGauge, MacsGauge, SizeGauge
+from hwprune.compression.job import Job
+from hwprune.compression.settle import ClosedLoop, Settlement, Trial, correct
+from hwprune.deploy import compare, export_onnx, measure_one, predictor, profile_network
+from hwprune.errors import BudgetError
+from hwprune.files import write_atomic
+from hwprune.latency import LatencyTable
+from hwprune.network import cut, verify_cut
+from hwprune.pruning import HalpPruner, HalpSchedule, Pricing, price
+from hwprune.saliency import criteria
+from hwprune.training import (
+    Hooks,
+    TrainState,
+    evaluate,
+    evaluate_model,
+    load_checkpoint,
+    recalibrate_batchnorm,
+    save_checkpoint,
+    steps_per_epoch,
+    train,
+    train_batches,
+)
+
+PARITY_SAMPLES = 64
+
+
+def baseline(job: Job, run: RunFolder) -> dict[str, Any]:
+    """Export the dense network; record its accuracy, size, operations and, if it can be, its latency."""
+    job.progress.say("dense network: exporting and measuring")
+    path = run.path / "baseline.onnx"
+    info = export_onnx(job.model, job.example, path)
+    latency: dict[str, Any] | None = None
+    if job.measurable:
+        engine = job.runtime.open(path, job.target)
+        compare(job.model, engine, job.validation_inputs(PARITY_SAMPLES)).check(job.target.precision)
+        latency = measure_one(path, job.target).latency.to_dict()
+    return {
+        "accuracy": evaluate_model(job.model, job.data, job.task),
+        "size_bytes": info.size_bytes,
+        "parameters": job.network.total_parameters,
+        "macs": sum(layer.macs for layer in job.network.layers),
+        "latency": latency,
+    }
+
+
+def latency_table(job: Job, run: RunFolder) -> dict[str, Any]:
+    """Put the target's table into the run: the one that was given, or one measured now."""
+    path = run.path / "table.json"
+    if job.table is None and (job.budget.metric != "latency_ms" or not job.measurable):
+        return {"file": None, "source": "not needed"}
+    if job.table is not None:
+        job.table.save(path)
+        return {"file": path.name, "source": str(job.config.table or "given in memory")}
+    with job.progress.bar("latency table") as advance:
+        table = profile_network(
+            job.network,
+            run.path / "baseline.onnx",
+            job.target,
+            points=job.config.table_points,
+            seed=job.config.seed,
+            progress=advance,
+        )
+    table.save(path)
+    return {"file": path.name, "source": "measured for this run"}
+
+
+def pricing(job: Job, run: RunFolder) -> Pricing:
+    """Prices of all widths under the budget's metric."""
+    table = LatencyTable.load(run.path / "table.json") if job.budget.metric == "latency_ms" else None
+    return price(job.network, job.budget.metric, table=table, step=job.config.channel_step)
+
+
+def gauge(job: Job, run: RunFolder) -> Gauge:
+    """What the closed loop measures candidates with."""
+    if job.budget.metric == "size_bytes":
+        return SizeGauge(job.example)
+    if job.budget.metric == "macs":
+        return MacsGauge(job.example)
+    dense_ms = run.stage("baseline")["latency"]["p50_ms"]
+    return LatencyGauge(
+        baseline=run.path / "baseline.onnx",
+        baseline_ms=dense_ms if job.budget.relative else None,
+        example=job.example,
+        target=job.target,
+    )
+
+
+def reach(job: Job, run: RunFolder) -> dict[str, Any]:
+    """Resolve the budget, and measure the smallest network before any time goes into training.
+
+    Raises:
+        BudgetError: the budget is below what the smallest network measures; says the least.
+    """
+    prices = pricing(job, run)
+    dense, smallest = prices.value(prices.dense), prices.value(prices.smallest)
+    if not _can_measure(job):
+        if job.budget.metric == "latency_ms":
+            limit = job.budget.resolve(dense)
+        else:
+            limit = job.budget.resolve(_dense_value(job, run))
+        _check_reach(limit, smallest, job.budget.metric)
+        return {"limit": limit, "trials": []}
+    measured_dense = _dense_value(job, run)
+    limit = job.budget.resolve(measured_dense)
+    if limit >= measured_dense:
+        return {"limit": limit, "trials": [_record(Trial(prices.dense, dense, measured_dense))]}
+    kept = {group: list(range(width)) for group, width in prices.smallest.items()}
+    measured_least = gauge(job, run).measure(cut(job.model, job.network.cuts(kept)))
+    _check_reach(limit, measured_least, job.budget.metric)
+    trials = [Trial(prices.dense, dense, measured_dense), Trial(prices.smallest, smallest, measured_least)]
+    return {"limit": limit, "trials": [_record(trial) for trial in trials]}
+
+
+def _check_reach(limit: float, least: float, metric: str) -> None:
+    if limit < least:
+        raise BudgetError(
+            f"the budget of {limit:.4g} ({metric}) cannot be reached: with every group cut to its least "
+            f"width the network still takes {least:.4g}",
+            hint=f"ask for {least * 1.05:.4g} or more",
+        )
+
+
+def _can_measure(job: Job) -> bool:
+    return job.measurable or job.budget.metric != "latency_ms"
+
+
+def _dense_value(job: Job, run: RunFolder) -> float:
+    record = run.stage("baseline")
+    return float(record["latency"]["p50_ms"] if job.budget.metric == "latency_ms" else record[job.budget.metric])
+
+
+def explore(job: Job, run: RunFolder) -> dict[str, Any]:
+    """Score channels, and with the iterative method prune by masks while training, up to the last step."""
+    config, model = job.config, job.fresh_model()
+    oneshot = config.method == "halp-oneshot"
+    steps = 1 if oneshot else config.prune_steps
+    settings = job.training(epochs=config.prune_epochs, constant=True)
+    iterations = config.saliency_batches if oneshot else config.prune_epochs * steps_per_epoch(job.data, settings)
+    steps = min(steps, iterations)
+    prices, trials = pricing(job, run), _trials(run)
+    limit = run.stage("reach")["limit"]
+    if trials:
+        limit *= trials[0].predicted / trials[0].measured  # in the table's own milliseconds
+    pruner = HalpPruner(
+        model,
+        job.network,
+        prices,
+        limit=limit,
+        schedule=HalpSchedule(steps=steps, interval=iterations // steps),
+        criterion=criteria()[config.criterion],
+    )
+    if oneshot:
+        _collect(job, model, pruner)
+    else:
+        _prune_while_training(job, run, model, pruner)
+    save_checkpoint(run.checkpoint("explored"), {"model": model.state_dict(), "pruner": pruner.state_dict()})
+    return {"steps": steps, "widths": pruner.widths}
+
+
+def _collect(job: Job, model: nn.Module, pruner: HalpPruner) -> None:
+    """Saliency of the dense network, without training it."""
+    settings, epoch = job.training(epochs=1), 0
+    with job.progress.bar("saliency") as advance:
+        while not pruner.finished:
+            for batch in train_batches(job.data, settings, epoch, augment=False):
+                model.zero_grad()
+                job.task.loss(model, batch).backward()  # type: ignore[no-untyped-call]
+                pruner.step()
+                advance(1, 0, "")
+                if pruner.finished:
+                    break
+            epoch += 1
+
+
+def _prune_while_training(job: Job, run: RunFolder, model: nn.Module, pruner: HalpPruner) -> None:
+    path, start = run.checkpoint("explore"), None
+    if path.exists():
+        saved = load_checkpoint(path)
+        start = TrainState.from_tree(saved["training"])
+        model.load_state_dict(start.model)
+        pruner.load_state_dict(saved["pruner"])
+
+    def after_step(_: nn.Module) -> None:
+        pruner.step()
+
+    def after_epoch(state: TrainState) -> None:
+        save_checkpoint(path, {"training": state.to_tree(), "pruner": pruner.state_dict()})
+        run.event("prune_epoch", widths=pruner.widths, **state.history[-1])
+
+    settings = job.training(epochs=job.config.prune_epochs, constant=True)
+    with job.progress.bar("prune while training") as advance:
+        hooks = Hooks(after_step, after_epoch, lambda p: advance(p.step, p.steps, f"loss {p.loss:.3f}"))
+        train(model, job.data, job.task, settings, teacher=_teacher(job), hooks=hooks, start=start)
+
+
+def settle(job: Job, run: RunFolder) -> dict[str, Any]:
+    """Solve the last prune step so that the exported network measures inside the budget; write plan.json."""
+    model, pruner = explored(job, run)
+    reached = run.stage("reach")
+    trials, limit = _trials(run), float(reached["limit"])
+    prices = pruner.pricing
+
+    def solve(predicted: float) -> Plan:
+        return pruner.complete(solve_halp(pruner.problem(predicted), at=pruner.widths))
+
+    if not _can_measure(job):
+        settlement = Settlement(plan=solve(limit), trials=(), inside=True)
+    elif limit >= trials[0].measured:
+        job.progress.say("the dense network is inside the budget: nothing is cut")
+        settlement = Settlement(plan=solve(trials[0].predicted), trials=tuple(trials), inside=False)
+    else:
+        measure = _announced(job, run, limit, gauge(job, run), model)
+        floor = prices.value(prices.smallest) * (1 + 1e-6)
+        settlement = ClosedLoop(solve, measure, limit=limit, floor=floor, trials=trials).run()
+    write_atomic(run.path / "plan.json", settlement.plan.to_json())
+    predicted = settlement.plan.used[job.budget.metric]
+    return {
+        "predicted": correct(predicted, settlement.others) if settlement.others else predicted,
+        "predicted_by_table": predicted,
+        "inside": settlement.inside,
+        "trials": [_record(trial) for trial in settlement.trials],
+    }
+
+
+def _announced(job: Job, run: RunFolder, limit: float, using: Gauge, model: nn.Module) -> Callable[[Plan], float]:
+    def measure(plan: Plan) -> float:
+        value = using.measure(cut(model, plan.cuts))
+        predicted = plan.used[job.budget.metric]
+        run.event("trial", widths=plan.widths, predicted=predicted, measured=value, limit=limit)
+        job.progress.say(f"closed loop: measured {value:.4g}, {value / limit:.1%} of the budget")
+        return value
+
+    return measure
+
+
+def explored(job: Job, run: RunFolder) -> tuple[nn.Module, HalpPruner]:
+    """The masked network and its pruner as :func:`explore` left them."""
+    saved = load_checkpoint(run.checkpoint("explored"))
+    model = job.fresh_model()
+    model.load_state_dict(saved["model"])
+    pruner = HalpPruner(
+        model,
+        job.network,
+        pricing(job, run),
+        limit=1.0,
+        schedule=HalpSchedule(),
+        criterion=criteria()[job.config.criterion],
+    )
+    pruner.load_state_dict(saved["pruner"])
+    return model, pruner
+
+
+def finetune(job: Job, run: RunFolder, attempt: int) -> dict[str, Any]:
+    """Cut, check the cut against the masked network, recalibrate batch norms, fine-tune; write the weights."""
+    masked, _ = explored(job, run)
+    plan = Plan.load(run.path / "plan.json")
+    masked.eval()
+    smaller = cut(masked, plan.cuts)
+    report = verify_cut(masked, smaller, job.network, plan.kept, job.example)
+    settings = job.training(epochs=job.config.epochs)
+    recalibrate_batchnorm(smaller, job.data, job.task, config=settings)
+    path = run.checkpoint(f"finetune-{attempt}")
+    start = TrainState.from_tree(load_checkpoint(path)) if path.exists() else None
+
+    def after_epoch(state: TrainState) -> None:
+        save_checkpoint(path, state.to_tree())
+        run.event("epoch", attempt=attempt, **state.history[-1])
+
+    with job.progress.bar("fine-tune") as advance:
+        hooks = Hooks(None, after_epoch, lambda p: advance(p.step, p.steps, f"loss {p.loss:.3f}"))
+        train(smaller, job.data, job.task, settings, teacher=_teacher(job), hooks=hooks, start=start)
+    save_checkpoint(run.checkpoint("finetuned"), smaller.state_dict())
+    return {"cut_error": report.max_relative_error, "parameters": report.parameters}
+
+
+def finetuned(job: Job, run: RunFolder) -> nn.Module:
+    """The compressed network with its final weights."""
+    model = cut(job.model, Plan.load(run.path / "plan.json").cuts)
+    model.load_state_dict(load_checkpoint(run.checkpoint("finetuned")))
+    return model.eval()
+
+
+def artifact(job: Job, run: RunFolder) -> dict[str, Any]:
+    """Export the compressed network, and hold the engine against torch and the validation set."""
+    job.progress.say("compressed network: exporting and verifying")
+    model = finetuned(job, run)
+    path = run.path / "model.onnx"
+    info = export_onnx(model, job.example, path)
+    record: dict[str, Any] = {"size_bytes": info.size_bytes, "parity": None}
+    if job.measurable:
+        engine = job.runtime.open(path, job.target)
+        parity = compare(model, engine, job.validation_inputs(PARITY_SAMPLES))
+        parity.check(job.target.precision)
+        record["parity"] = parity.to_dict()
+        record["accuracy"] = evaluate(predictor(engine), job.data, job.task)
+        record["accuracy_of"] = "exported engine"
+    else:
+        record["accuracy"] = evaluate_model(model, job.data, job.task)
+        record["accuracy_of"] = "torch model"
+    record["source_accuracy"] = evaluate_model(model, job.data, job.task)
+    return record
+
+
+def _teacher(job: Job) -> nn.Module | None:
+    return job.model if job.config.distill > 0 else None
+
+
+def _trials(run: RunFolder) -> list[Trial]:
+    return [Trial(**record) for record in run.stage("reach")["trials"]]
+
+
+def _record(trial: Trial) -> dict[str, Any]:
+    return {"widths": dict(trial.widths), "predicted": trial.predicted, "measured": trial.measured}

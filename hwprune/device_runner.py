@@ -1,0 +1,400 @@
+"""The one clock: run an exported engine, time it honestly, verify a bundle on the device it was made for.
+
+One file that needs Python 3.8, numpy and the runtime (both imported late) and nothing else: hwprune measures with it,
+and copies it verbatim into every bundle, so that the latency table, the report and the device share one measurement.
+``python run.py [BUNDLE_DIR] [--json] [--no-latency]`` exits 0: every check passed, 1: a check failed, 2: bad input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import hashlib
+import importlib
+import io
+import json
+import math
+import os
+import platform
+import random
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Check = tuple[str, bool, str]  # name, whether it holds, detail
+
+SAMPLE_NS = 100_000  # a timed sample lasts at least this long: clock resolution and overhead stay below 1 %
+CLEAN_RATIO = 1.05  # a single-threaded sample is clean when wall time <= this times its thread CPU time
+MIN_ROUNDS = 5
+_NUMPY_DTYPE = {"float": "float32", "double": "float64"}  # where ONNX Runtime's name differs
+_ISA = ("sse4", "avx", "fma", "f16c", "amx", "neon", "asimd", "fphp", "i8mm", "bf16", "sve")  # prefixes of CPU flags
+
+
+class MeasurementRefused(RuntimeError):
+    """The device is too busy for a number worth reporting; the message holds what was seen."""
+
+
+class BadInput(ValueError):
+    """A model or bundle is malformed, or made for something that is not here."""
+
+
+class OnnxRuntimeEngine:
+    """An ONNX model (bytes or path) opened once on ONNX Runtime's CPU provider, to run many times.
+
+    All graph optimisations are on, operators run one after another on ``threads`` threads, and these stop spinning
+    when a call returns: otherwise they would take the processor from whatever is measured next.
+
+    Attributes:
+        inputs: for each input ``{"name", "shape", "dtype"}``; a dynamic dimension is None, dtypes are numpy's names.
+        outputs: the same for each output.
+
+    Raises:
+        BadInput: the model cannot be opened.
+    """
+
+    def __init__(self, model: bytes | str, *, threads: int = 1) -> None:
+        ort = importlib.import_module("onnxruntime")
+        options = ort.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.log_severity_level = 4
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        try:
+            self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # a different class per cause, and plain RuntimeError
+            raise BadInput(f"onnxruntime cannot open the model: {error}") from error
+        if self._session.get_providers() != ["CPUExecutionProvider"]:
+            raise BadInput(f"onnxruntime did not keep to its CPU provider: {self._session.get_providers()}")
+        self.inputs = [_port(port) for port in self._session.get_inputs()]
+        self.outputs = [_port(port) for port in self._session.get_outputs()]
+
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """Run once: arrays by input name in, outputs in order out."""
+        return list(self._session.run(None, dict(feeds)))
+
+    def bind(self, feeds: Mapping[str, NDArray[Any]]) -> Callable[[], None]:
+        """The call to time: inputs bound once and output memory reused, as a deployed application does.
+
+        Compared with ``run`` it saves a few microseconds of Python, and no arithmetic.
+        """
+        contiguous, binding = importlib.import_module("numpy").ascontiguousarray, self._session.io_binding()
+        for port in self.inputs:
+            binding.bind_cpu_input(port["name"], contiguous(feeds[port["name"]]))
+        for port in self.outputs:
+            binding.bind_output(port["name"])
+        return functools.partial(self._session.run_with_iobinding, binding)
+
+
+def _port(port: Any) -> dict[str, Any]:
+    kind, shape = port.type[7:-1], [size if isinstance(size, int) else None for size in port.shape]  # "tensor(float)"
+    return {"name": port.name, "shape": shape, "dtype": _NUMPY_DTYPE.get(kind, kind)}
+
+
+def open_engine(model: bytes | str, *, runtime: str = "onnxruntime", threads: int = 1) -> OnnxRuntimeEngine:
+    """Open a model (bytes or path); BadInput if this runner has no such runtime, or it cannot open the model."""
+    if runtime != "onnxruntime":
+        raise BadInput(f"unknown runtime {runtime!r}; this runner has onnxruntime")
+    return OnnxRuntimeEngine(model, threads=threads)
+
+
+def example_feeds(engine: OnnxRuntimeEngine, seed: int = 0) -> dict[str, NDArray[Any]]:
+    """Made-up inputs by name: normal noise for floats, zeros for other types; dynamic dimensions are 1."""
+    np = importlib.import_module("numpy")
+    rng, feeds = np.random.default_rng(seed), {}
+    for port in engine.inputs:
+        shape = [1 if size is None else size for size in port["shape"]]
+        values = rng.standard_normal(shape) if port["dtype"].startswith("float") else np.zeros(shape)
+        feeds[port["name"]] = values.astype(port["dtype"])
+    return feeds
+
+
+def _switches() -> int:
+    """Involuntary context switches of this process so far."""
+    import resource  # not on Windows, where nothing tells that a measurement was disturbed: there is none
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+
+
+class _Candidate:
+    """A call under measurement. Its samples are (round, wall ns, cpu ns, clean), times per call."""
+
+    def __init__(self, call: Callable[[], object], *, threads: int, warmup: int) -> None:
+        self.call, self.switches = call, 0
+        self.uses_cpu_time = threads == 1  # all the work happens on this thread
+        self.samples: list[tuple[int, float, float, bool]] = []
+        call_ns = max(1, min(self._sample(1)[0] for _ in range(max(1, warmup))))
+        self.calls_per_sample = math.ceil(SAMPLE_NS / call_ns)
+        self.sample_ns = self.calls_per_sample * call_ns
+
+    def _sample(self, count: int) -> tuple[int, int]:
+        """Wall and thread CPU nanoseconds of ``count`` calls."""
+        cpu_start, start = time.thread_time_ns(), time.perf_counter_ns()
+        for _ in range(count):
+            self.call()
+        return time.perf_counter_ns() - start, time.thread_time_ns() - cpu_start
+
+    def run_burst(self, index: int, burst: int) -> None:
+        """One call to warm the caches, then ``burst - 1`` timed samples."""
+        before, count = _switches(), self.calls_per_sample
+        self.call()
+        seen = [self._sample(count) for _ in range(burst - 1)]
+        self.switches += (switches := _switches() - before)
+        for wall, cpu in seen:
+            clean = wall <= CLEAN_RATIO * cpu if self.uses_cpu_time else switches == 0
+            self.samples.append((index, wall / count, cpu / count, clean))
+
+    def summary(self, rounds: int) -> dict[str, Any]:
+        """Statistics over the clean samples, in milliseconds per call."""
+        np = importlib.import_module("numpy")
+        index, wall, cpu = np.array([sample[:3] for sample in self.samples if sample[3]]).T / [[1], [1e6], [1e6]]
+        low, p50, high, p90 = np.percentile(wall, (25, 50, 75, 90)).tolist()
+        per_round = (wall[index == number] for number in range(rounds))
+        return {
+            "p50_ms": p50,
+            "p90_ms": p90,
+            "min_ms": float(wall.min()),
+            "iqr_ms": high - low,
+            "cpu_p50_ms": float(np.median(cpu)) if self.uses_cpu_time else None,
+            "repeats": len(self.samples),
+            "clean": len(wall),
+            "calls_per_sample": self.calls_per_sample,
+            "rounds_ms": [float(np.median(times)) if len(times) else None for times in per_round],
+        }
+
+
+def measure(
+    calls: Mapping[str, Callable[[], object]],
+    *,
+    threads: int = 1,
+    rounds: int = 20,
+    burst: int = 5,
+    warmup: int = 3,
+    seed: int = 0,
+    attempts: int = 3,
+    min_clean: float = 0.3,
+    max_seconds: float = 30.0,
+) -> dict[str, Any]:
+    """Time candidates against each other in interleaved rounds; keep what nobody disturbed, or refuse.
+
+    Every round runs every candidate in shuffled order, ``burst`` samples in a row, the first one untimed; fast calls
+    are timed several to a sample. A sample is clean when its wall time is at most 1.05 times its thread CPU time
+    (``threads`` = 1), else when nothing preempted the process during the burst. Statistics are over clean samples.
+
+    Args:
+        calls: what to time, by name.
+        threads: threads that the calls use; decides what is evidence of contention.
+        rounds: rounds per attempt, 5 at least.
+        burst: samples of one candidate in a row, 2 at least.
+        warmup: untimed calls of each candidate before the first round.
+        seed: of the shuffle.
+        attempts: how often to start again, after a pause, when too little was clean.
+        min_clean: the least clean fraction of its samples that each candidate must reach.
+        max_seconds: of slow calls ``burst``, then ``rounds``, are lowered as far as they go to end an attempt by then.
+
+    Returns:
+        ``candidates`` (name → statistics; ``rounds_ms`` holds a median per round, None where nothing was clean),
+        ``rounds``, ``burst``, ``threads``, ``contention``, ``clock``.
+
+    Raises:
+        MeasurementRefused: too few clean samples in every attempt.
+    """
+    rng, limit_ns = random.Random(seed), max_seconds * 1e9
+    for attempt in range(attempts):
+        time.sleep(0.5 * attempt)
+        found = {name: _Candidate(call, threads=threads, warmup=warmup) for name, call in calls.items()}
+        order = list(found.values())
+        fitting = limit_ns / MIN_ROUNDS / sum(candidate.sample_ns for candidate in order)
+        size, done, begin = max(2, min(burst, int(fitting))), 0, time.perf_counter_ns()
+        while done < MIN_ROUNDS or (done < rounds and time.perf_counter_ns() - begin < limit_ns):
+            rng.shuffle(order)
+            for candidate in order:
+                candidate.run_burst(done, size)
+            done += 1
+        contention = _contention(order)
+        least, worst = min((sum(s[3] for s in one.samples) / len(one.samples), name) for name, one in found.items())
+        if least and least >= min_clean:
+            settings = {"rounds": done, "burst": size, "threads": threads, "clock": "perf_counter_ns"}
+            statistics = {name: candidate.summary(done) for name, candidate in found.items()}
+            return {"candidates": statistics, "contention": contention, **settings}
+    raise MeasurementRefused(
+        f"the device is too busy: {least:.0%} of the samples of {worst!r} were clean, {min_clean:.0%} are needed, "
+        f"in the last of {attempts} attempts: " + ", ".join(f"{key} {value}" for key, value in contention.items())
+    )
+
+
+def _contention(candidates: list[_Candidate]) -> dict[str, Any]:
+    clean = [sample[3] for candidate in candidates for sample in candidate.samples]
+    words = _text("/proc/pressure/cpu").replace("=", " ").split()  # "some avg10=0.12 avg60=…"
+    return {
+        "clean_fraction": round(sum(clean) / len(clean), 4),
+        "psi_some_avg10": float(words[2]) if words[:2] == ["some", "avg10"] else None,
+        "load1": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "involuntary_switches": sum(candidate.switches for candidate in candidates),
+    }
+
+
+def ratio(result: dict[str, Any], name: str, anchor: str, *, samples: int = 1000, seed: int = 0) -> dict[str, float]:
+    """How much slower ``name`` is than ``anchor``: median over rounds of the ratio of their medians in that round.
+
+    ``low`` and ``high`` are its 95 % bootstrap interval over rounds, for the samples of one round are correlated.
+
+    Raises:
+        MeasurementRefused: fewer than 5 rounds in which both had a clean sample.
+    """
+    np = importlib.import_module("numpy")
+    times, base = (np.array(result["candidates"][key]["rounds_ms"], dtype=float) for key in (name, anchor))
+    ratios = (times / base)[np.isfinite(times / base)]  # None, a round without a clean sample, became NaN
+    if len(ratios) < MIN_ROUNDS:
+        raise MeasurementRefused(f"{name!r} and {anchor!r} were both undisturbed in only {len(ratios)} rounds of 5")
+    picks = np.random.default_rng(seed).integers(len(ratios), size=(samples, len(ratios)))
+    low, high = np.percentile(np.median(ratios[picks], axis=1), (2.5, 97.5)).tolist()
+    return {"median": float(np.median(ratios)), "low": low, "high": high}
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text(errors="replace").strip("\0 \n")
+    except OSError:
+        return ""
+
+
+def fingerprint(runtime: str = "onnxruntime") -> dict[str, Any]:
+    """What identifies this device and explains its speed; None where the system does not tell."""
+    pairs = (line.partition(":") for line in _text("/proc/cpuinfo").splitlines())
+    cpu = {key.strip(): value.strip() for key, _, value in pairs}
+    board = f"{_text('/proc/device-tree/model')} {cpu.get('CPU part', '')}".strip()  # ARM has no model name
+    old = "/sys/fs/cgroup/cpu/cpu.cfs_"
+    quota = _text("/sys/fs/cgroup/cpu.max").split() or [_text(old + end) for end in ("quota_us", "period_us")]
+    return {
+        "cpu": cpu.get("model name") or board or platform.processor() or None,
+        "isa": sorted(flag for flag in (cpu.get("flags") or cpu.get("Features", "")).split() if flag.startswith(_ISA)),
+        "machine": platform.machine(),
+        "logical_cpus": os.cpu_count(),
+        "affinity_cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "cgroup_cpus": int(quota[0]) / int(quota[1]) if all(part.isdigit() for part in quota) else None,
+        "governor": _text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or None,
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None,
+        "os": platform.platform(),
+        "python": platform.python_version(),
+        "numpy": importlib.import_module("numpy").__version__,
+        "runtime": runtime,
+        "runtime_version": importlib.import_module(runtime).__version__,
+    }
+
+
+def same_device(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """Names of the fingerprint fields that differ and matter for latency; empty: the same device."""
+    differing = [field for field in ("cpu", "isa", "machine", "runtime") if a.get(field) != b.get(field)]
+    minor = [str(device.get("runtime_version")).split(".")[:2] for device in (a, b)]
+    return differing if minor[0] == minor[1] else [*differing, "runtime_version"]
+
+
+def _read_bundle(folder: Path) -> tuple[dict[str, Any], dict[str, bytes], Check]:
+    """The manifest, the contents of the files that are as recorded, and the check that all are."""
+    with (folder / "manifest.json").open("rb") as file:
+        manifest = json.loads(file.read(4 << 20))  # a longer one is cut, and then no JSON
+    contents: dict[str, bytes] = {}
+    for name, record in manifest["files"].items():
+        if name in ("", ".", "..") or set(name) & set("/\\:\0"):
+            raise BadInput(f"the manifest lists {name!r}; only plain file names inside the bundle are allowed")
+        path = folder / name
+        if path.is_file() and not path.is_symlink() and path.stat().st_size == record["bytes"]:
+            content = path.read_bytes()
+            if hashlib.sha256(content).hexdigest() == record["sha256"]:
+                contents[name] = content
+    changed = [name for name in manifest["files"] if name not in contents]
+    detail = f"missing or changed: {', '.join(changed)}" if changed else f"{len(contents)} files unchanged"
+    return manifest, contents, ("hashes", not changed, detail)
+
+
+def _check_golden(engine: OnnxRuntimeEngine, feeds: Any, golden: Any, arrays: Any) -> Check:
+    np = importlib.import_module("numpy")
+    errors = []
+    for index, output in enumerate(engine.run(feeds)):
+        name = engine.outputs[index]["name"]
+        expected = arrays[golden["outputs"][name]].astype(np.float64)
+        if expected.shape != output.shape:
+            return "golden", False, f"output {name} has shape {output.shape}, expected {expected.shape}"
+        errors.append(np.linalg.norm(output - expected) / max(float(np.linalg.norm(expected)), 1e-300))
+    worst, limit = float(np.max(errors)), float(golden["relative_l2"])  # np.max keeps a NaN, and a NaN fails
+    return "golden", worst <= limit, f"relative L2 error {worst:.2e}, at most {limit:.2e}"
+
+
+def _check_latency(manifest: dict[str, Any], p50_ms: float) -> Check:
+    recorded = manifest.get("latency") or {}
+    if not recorded.get("measured_ms"):
+        return "latency", True, f"{p50_ms:.4g} ms measured; none recorded to compare with"
+    differing = same_device(manifest["device"], fingerprint(manifest["engine"]["runtime"]))
+    if differing:
+        return "latency", True, f"{p50_ms:.4g} ms; not compared: another device ({', '.join(differing)})"
+    limit = recorded["measured_ms"]["p50_ms"] * (1 + recorded["tolerance"])
+    return "latency", p50_ms <= limit, f"{p50_ms:.4g} ms measured, at most {limit:.4g} ms"
+
+
+def _verify(folder: Path, *, latency: bool, rounds: int) -> dict[str, Any]:
+    np = importlib.import_module("numpy")
+    manifest, contents, check = _read_bundle(folder)
+    checks, measured = [check], None
+    if check[1]:
+        settings, golden = manifest["engine"], manifest["golden"]
+        engine = open_engine(contents[settings["file"]], runtime=settings["runtime"], threads=settings["threads"])
+        arrays = np.load(io.BytesIO(contents[golden["file"]]), allow_pickle=False)
+        feeds = {port["name"]: arrays[golden["inputs"][port["name"]]] for port in engine.inputs}
+        checks.append(_check_golden(engine, feeds, golden, arrays))
+        if latency and checks[-1][1]:
+            try:
+                result = measure({"engine": engine.bind(feeds)}, threads=settings["threads"], rounds=rounds)
+                measured = result["candidates"]["engine"]
+                checks.append(_check_latency(manifest, measured["p50_ms"]))
+            except MeasurementRefused as error:
+                checks.append(("latency", False, str(error)))
+    named = [{"name": name, "ok": ok, "detail": detail} for name, ok, detail in checks]
+    return {"ok": all(check[1] for check in checks), "checks": named, "latency_ms": measured}
+
+
+def verify_bundle(folder: str | Path, *, latency: bool = True, rounds: int = 20) -> dict[str, Any]:
+    """Check a bundle's hashes, then its golden outputs, then its latency (compared on the same device only).
+
+    A check that fails ends it: nothing is opened before its hash was found right.
+
+    Returns:
+        ``ok``, ``checks`` (each ``{"name", "ok", "detail"}``), ``latency_ms`` (statistics of ``measure``, or None).
+
+    Raises:
+        BadInput: the bundle is malformed, or made for a runtime that this runner lacks.
+    """
+    try:
+        return _verify(Path(folder), latency=latency, rounds=rounds)
+    except (BadInput, ImportError):
+        raise
+    except KeyError as error:
+        raise BadInput(f"{folder}: the manifest or the golden file has no entry {error}") from error
+    except Exception as error:  # the file system, json, numpy, zipfile and the runtime each have their own
+        raise BadInput(f"{folder} is not a readable bundle: {type(error).__name__}: {error}") from error
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Verify a bundle from the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(description="Verify an hwprune bundle on this device.")
+    parser.add_argument("bundle", nargs="?", default=Path(__file__).resolve().parent, help="default: beside run.py")
+    parser.add_argument("--json", action="store_true", help="print one JSON document on stdout")
+    parser.add_argument("--no-latency", action="store_true", help="check hashes and golden outputs only")
+    options = parser.parse_args(argv)
+    try:
+        report = verify_bundle(options.bundle, latency=not options.no_latency)
+    except (BadInput, ImportError) as error:
+        print(f"error: {error}\nhint: give a bundle folder; numpy and its runtime must be installed", file=sys.stderr)
+        return 2
+    lines = [f"{'ok' if check['ok'] else 'FAILED':6} {check['name']}: {check['detail']}" for check in report["checks"]]
+    print(json.dumps(report) if options.json else "\n".join(lines))
+    return 0 if report["ok"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

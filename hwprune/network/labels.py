@@ -1,0 +1,91 @@
+"""Channel identities: every position of every tensor dimension gets an id; ties say which are the same.
+
+Nothing is decided while a model is walked: rules only add ties, freezes and roles. The classes are
+computed once, in :mod:`hwprune.network.grouping`, so the whole cost is linear in the number of positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwprune.network.network import Role
+
+Ids = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A tensor of the forward pass, with the identity of its positions along some dimensions.
+
+    Attributes:
+        shape: its sizes.
+        dims: dimension → ids, one per position. A dimension that is not listed cannot shrink.
+        constant: does not depend on the model's input (parameters and what is computed from them).
+        origin: what it is, in words, for messages.
+    """
+
+    shape: tuple[int, ...]
+    dims: Mapping[int, Ids] = field(default_factory=dict)
+    constant: bool = False
+    origin: str = ""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A run of ids: the positions of one dimension of one tensor of the model ("" for no tensor)."""
+
+    tensor: str
+    dim: int
+    start: int
+    size: int
+
+
+class Labels:
+    """Hands out ids and collects what is known about them."""
+
+    def __init__(self) -> None:
+        self.blocks: list[Block] = []
+        self.ties: list[tuple[Ids, Ids]] = []
+        self.freezes: list[tuple[Ids, str]] = []
+        self.roles: dict[int, Role] = {}
+        self.size = 0
+        self._starts: list[int] = []
+        self._known: dict[tuple[str, int], Ids] = {}
+
+    def block(self, tensor: str, dim: int, size: int) -> Ids:
+        """The ids of one dimension of a parameter or buffer; the same ones every time."""
+        if (tensor, dim) not in self._known:
+            self._known[tensor, dim] = self._new(tensor, dim, size)
+        return self._known[tensor, dim]
+
+    def fixed(self, size: int, reason: str) -> Ids:
+        """New ids for positions that belong to no tensor of the model and never go away."""
+        ids = self._new("", 0, size)
+        self.freeze(ids, reason)
+        return ids
+
+    def _new(self, tensor: str, dim: int, size: int) -> Ids:
+        self.blocks.append(Block(tensor, dim, self.size, size))
+        self._starts.append(self.size)
+        self.size += size
+        return np.arange(self.size - size, self.size, dtype=np.int64)
+
+    def tie(self, first: Ids, second: Ids) -> None:
+        """These positions can only be removed together, pair by pair."""
+        if first.shape != second.shape:
+            raise ValueError(f"cannot tie {first.shape} to {second.shape} positions")
+        self.ties.append((first.ravel(), second.ravel()))
+
+    def freeze(self, ids: Ids, reason: str) -> None:
+        """These positions cannot be removed; the first reason given for a group is the one reported."""
+        self.freezes.append((ids.ravel(), reason))
+
+    def mark(self, ids: Ids, role: Role) -> None:
+        """What the tensors that own these positions do with them; the first answer stays."""
+        for block in np.unique(np.searchsorted(self._starts, ids, side="right") - 1).tolist():
+            if self.blocks[block].tensor:
+                self.roles.setdefault(block, role)

@@ -1,0 +1,175 @@
+"""Channels switched off instead of cut out: all their positions are zero."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from hwprune.errors import InputError
+from hwprune.network.network import ChannelGroup, Member, Network
+from hwprune.network.surgery import copied
+
+
+def masked(model: nn.Module, network: Network, kept: Mapping[str, Sequence[int]]) -> nn.Module:
+    """The dense network with the removed channels switched off.
+
+    Args:
+        model: the traced network; not modified.
+        network: its trace.
+        kept: group name → channels that stay; a group that is not named keeps everything.
+
+    Returns:
+        A deep copy in which every position of the removed channels is zero, in all parameters and in
+        the statistics of normalisations (whose variance becomes one).
+
+    Raises:
+        InputError: an unknown group, or a channel that it does not have.
+    """
+    result = copied(model)
+    tensors = _named(result)
+    for name, channels in kept.items():
+        group = _cuttable(network, name)
+        gone = np.setdiff1d(np.arange(group.channels), _checked(group, channels))
+        with torch.no_grad():
+            for member in group.members if gone.size else ():
+                tensor = tensors[member.tensor]
+                positions = torch.from_numpy(member.index[gone].ravel()).to(tensor.device)
+                tensor.index_fill_(member.dim, positions, _empty(member.tensor))
+    return result
+
+
+def _named(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def _empty(name: str) -> float:
+    """The value of a position that is switched off."""
+    return 1.0 if name.endswith("running_var") else 0.0
+
+
+def _cuttable(network: Network, name: str) -> ChannelGroup:
+    group = next((group for group in network.groups if group.name == name), None)
+    if group is None or group.frozen is not None:
+        reason = f"is frozen: {group.frozen}" if group else "does not exist"
+        names = ", ".join(group.name for group in network.cuttable)
+        raise InputError(f"group {name!r} {reason}", hint=f"groups that can be cut: {names or 'none'}")
+    return group
+
+
+def _checked(group: ChannelGroup, channels: Sequence[int]) -> list[int]:
+    wrong = [channel for channel in channels if not 0 <= channel < group.channels]
+    if wrong:
+        raise InputError(
+            f"group {group.name} has channels 0 to {group.channels - 1}, not {wrong[0]}",
+            hint="give channels of the dense network",
+        )
+    return list(channels)
+
+
+class Masks:
+    """Which channels of a model in training are switched off.
+
+    Call :meth:`apply` after every optimizer step. The values a channel had when it was switched off are
+    kept, so that it can come back.
+
+    Args:
+        model: the traced network; parameters are changed in place.
+        network: its trace.
+    """
+
+    def __init__(self, model: nn.Module, network: Network) -> None:
+        self._model = model
+        self._network = network
+        self._alive = {group.name: torch.ones(group.channels, dtype=torch.bool) for group in network.cuttable}
+        self._cuts: dict[str, list[tuple[str, Member]]] = {}  # tensor → the groups that run through it
+        for group in network.cuttable:
+            for member in group.members:
+                self._cuts.setdefault(member.tensor, []).append((group.name, member))
+        self._off: dict[str, torch.Tensor] = {}  # tensor → which of its positions are switched off
+        self._saved: dict[str, torch.Tensor] = {}  # tensor → the values that switched-off positions had
+
+    @property
+    def kept(self) -> dict[str, list[int]]:
+        """Cuttable group → channels that are alive, sorted."""
+        return {name: alive.nonzero().ravel().tolist() for name, alive in self._alive.items()}
+
+    def kept_plan(self) -> dict[str, dict[int, list[int]]]:
+        """The cuts that make the smaller network (``Plan.cuts``)."""
+        return self._network.cuts(self.kept)
+
+    def remove(self, group: str, channels: Iterable[int]) -> None:
+        """Switch channels off, from the next :meth:`apply` on; their present values are kept.
+
+        Raises:
+            InputError: unknown or frozen group, unknown channel, or nothing would be left of it.
+        """
+        found = _cuttable(self._network, group)
+        alive = self._alive[group].clone()
+        alive[_checked(found, list(channels))] = False
+        if not alive.any():
+            raise InputError(f"no channel of group {group} would be left", hint="keep at least one")
+        self._alive[group] = alive
+        tensors = _named(self._model)
+        for name in {member.tensor for member in found.members}:
+            self._refresh(name, tensors[name])
+
+    def restore(self, group: str, channels: Iterable[int]) -> None:
+        """Bring channels back with the values they had when they were switched off.
+
+        A position that another removed channel covers as well stays zero.
+
+        Raises:
+            InputError: unknown or frozen group, or unknown channel.
+        """
+        found = _cuttable(self._network, group)
+        self._alive[group][_checked(found, list(channels))] = True
+        tensors = _named(self._model)
+        for name in {member.tensor for member in found.members}:
+            back = self._refresh(name, tensors[name])
+            with torch.no_grad():
+                tensors[name][back.to(tensors[name].device)] = self._saved[name][back].to(tensors[name])
+
+    def apply(self) -> None:
+        """Set every position of the removed channels to zero (running variances to one), in place."""
+        tensors = _named(self._model)
+        with torch.no_grad():
+            for name, mask in self._off.items():
+                self._off[name] = mask.to(tensors[name].device)
+                tensors[name].masked_fill_(self._off[name], _empty(name))
+
+    def _refresh(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        """Recompute one tensor's mask, save what is switched off only now; return what is no longer off."""
+        before = self._off.get(name, torch.zeros(tensor.shape, dtype=torch.bool)).cpu()
+        mask = torch.zeros(tensor.shape, dtype=torch.bool)
+        for group, member in self._cuts[name]:
+            gone = (~self._alive[group]).numpy()
+            if gone.any():
+                mask.index_fill_(member.dim, torch.from_numpy(member.index[gone].ravel()), True)
+        new = mask & ~before
+        saved = self._saved.setdefault(name, torch.zeros(tensor.shape, dtype=tensor.dtype))
+        saved[new] = tensor.detach().cpu()[new]
+        self._off[name] = mask
+        return before & ~mask
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain data and tensors: which channels are alive, and the values of those that are not."""
+        return {"kept": self.kept, "saved": {name: saved.clone() for name, saved in self._saved.items()}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from what :meth:`state_dict` gave; call :meth:`apply` afterwards.
+
+        Raises:
+            InputError: groups or channels that this network does not have.
+        """
+        for name, alive in self._alive.items():
+            alive[:] = name not in state["kept"]
+        for name, channels in state["kept"].items():
+            self._alive[name][_checked(_cuttable(self._network, name), channels)] = True
+        tensors = _named(self._model)
+        for name in self._cuts:
+            self._refresh(name, tensors[name])
+        self._saved = {name: saved.clone().cpu() for name, saved in state["saved"].items()}

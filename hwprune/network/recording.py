@@ -1,0 +1,249 @@
+"""What one forward pass did: every ATen operator, in order, with the module it ran in.
+
+Tensors are stood in for by :class:`Ref`, an index into ``Recording.values``. An operator that writes in
+place makes a new value, so every value is written once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.utils import _pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakIdKeyDictionary
+
+from hwprune.errors import ModelError
+from hwprune.network.forward import Example, as_arguments, tensors_of, undisturbed
+
+Source = Literal["parameter", "buffer", "input", "alias", "constant", "computed"]
+
+
+@dataclass(frozen=True)
+class Ref:
+    """Stands for a tensor: its index in ``Recording.values``."""
+
+    index: int
+
+
+@dataclass(frozen=True)
+class Value:
+    """One tensor of the forward pass.
+
+    Attributes:
+        shape: its sizes.
+        dtype: its element type (``float32``).
+        source: ``parameter``, ``buffer``, ``input``, ``alias`` (reads a parameter's memory in another form,
+            e.g. through ``.data``), ``constant`` (a tensor that only Python holds) or ``computed``.
+        name: for parameters, buffers and aliases, the tensor's name in the model.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    source: Source
+    name: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """One ATen operator that ran.
+
+    Attributes:
+        op: name without namespace, overload and in-place underscore (``relu`` for ``aten.relu_.default``).
+        target: full name.
+        pointwise: PyTorch tags it as element by element with broadcasting.
+        in_place: writes into its first argument and returns it.
+        mutates: writes into an argument in any other way.
+        arguments: every argument of the operator's schema by name, defaults included; tensors as Ref.
+        args: positional arguments as given.
+        kwargs: keyword arguments as given.
+        outputs: one per tensor written, in order.
+        module: path of the innermost module it ran in ("" for the model itself).
+        builtin: that module is one of ``torch.nn`` without children.
+    """
+
+    op: str
+    target: str
+    pointwise: bool
+    in_place: bool
+    mutates: bool
+    arguments: dict[str, Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    outputs: tuple[Ref, ...]
+    module: str
+    builtin: bool
+
+    @property
+    def place(self) -> str:
+        """The operator and where it ran, for messages."""
+        return f"{self.op} in {self.module or 'the model itself'}"
+
+    @property
+    def reads(self) -> tuple[Ref, ...]:
+        """The tensors it reads, in argument order."""
+        return tuple(leaf for leaf in _pytree.tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Ref))
+
+
+@dataclass
+class Recording:
+    """A forward pass: its calls, its values, and which values are the model's inputs and outputs."""
+
+    calls: list[Call] = field(default_factory=list)
+    values: list[Value] = field(default_factory=list)
+    outputs: tuple[Ref, ...] = ()
+
+
+class Deadline:
+    """A point in time after which tracing gives up, naming where it was.
+
+    Args:
+        duration_s: seconds from now.
+    """
+
+    def __init__(self, duration_s: float) -> None:
+        self.duration_s = duration_s
+        self._end = time.monotonic() + duration_s
+
+    def check(self, place: str) -> None:
+        """Raise ModelError if the time is up."""
+        if time.monotonic() > self._end:
+            raise ModelError(
+                f"tracing took longer than {self.duration_s:g} s; it was at {place}",
+                hint="give a smaller example input, or a longer deadline_s",
+            )
+
+
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    def __init__(self, model: nn.Module, deadline: Deadline) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.recording = Recording()
+        self.stack: list[tuple[str, bool]] = [("", False)]
+        self._deadline = deadline
+        self._index: Any = WeakIdKeyDictionary()
+        self._memory: dict[int, str] = {}
+        self._named: dict[str, torch.Tensor] = {}
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            self.add(tensor, "parameter" if isinstance(tensor, nn.Parameter) else "buffer", name)
+            self._named[name] = tensor
+            if tensor.numel():
+                self._memory[tensor.untyped_storage().data_ptr()] = name
+
+    def add(self, tensor: torch.Tensor, source: Source, name: str = "") -> Ref:
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        self.recording.values.append(Value(tuple(tensor.shape), dtype, source, name))
+        self._index[tensor] = len(self.recording.values) - 1
+        return Ref(len(self.recording.values) - 1)
+
+    def ref(self, tensor: torch.Tensor) -> Ref:
+        index = self._index.get(tensor)
+        if index is not None:
+            return Ref(index)
+        name = self._memory.get(tensor.untyped_storage().data_ptr()) if tensor.numel() else None
+        if name is None:
+            return self.add(tensor, "constant")
+        owner = self._named[name]
+        if (tensor.shape, tensor.stride()) == (owner.shape, owner.stride()):
+            return Ref(self._index[owner])
+        return self.add(tensor, "alias", name)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        module, builtin = self.stack[-1]
+        self._deadline.check(module or "the model's forward")
+        to_ref: Callable[[Any], Any] = lambda leaf: self.ref(leaf) if isinstance(leaf, torch.Tensor) else leaf  # noqa: E731
+        given, named = _pytree.tree_map(to_ref, (args, kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        outputs = [leaf for leaf in _pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+        schema = func._schema
+        namespace, _, name = schema.name.rpartition("::")
+        in_place = name.endswith("_") and not name.endswith("__") and len(outputs) == 1 and outputs[0] is args[0]
+        self.recording.calls.append(
+            Call(
+                op=(name.rstrip("_") if in_place else name) if namespace == "aten" else f"{namespace}.{name}",
+                target=str(func),
+                pointwise=torch.Tag.pointwise in func.tags,
+                in_place=in_place,
+                mutates=schema.is_mutable and not in_place,
+                arguments=_by_name(schema, given, named),
+                args=given,
+                kwargs=named,
+                outputs=tuple(self.add(tensor, "computed") for tensor in outputs),
+                module=module,
+                builtin=builtin,
+            )
+        )
+        return result
+
+
+def _by_name(schema: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    arguments = {}
+    for position, argument in enumerate(schema.arguments):
+        if position < len(args):
+            arguments[argument.name] = args[position]
+        elif argument.name in kwargs:
+            arguments[argument.name] = kwargs[argument.name]
+        else:
+            arguments[argument.name] = argument.default_value
+    return arguments
+
+
+def record(model: nn.Module, example: Example, deadline: Deadline) -> Recording:
+    """Run the model once, in evaluation mode, and write down every operator.
+
+    Args:
+        model: not modified, but for what its own forward does to it.
+        example: one tensor per positional argument of ``forward``, batch first.
+        deadline: when to give up.
+
+    Returns:
+        The recording.
+
+    Raises:
+        ModelError: forward fails (the message names the module), or time is up.
+    """
+    arguments = as_arguments(example)
+    recorder = _Recorder(model, deadline)
+    for argument in arguments:
+        recorder.add(argument, "input")
+    with ExitStack() as hooks, undisturbed(model):
+        for path, module in model.named_modules():
+            builtin = type(module).__module__.startswith("torch.nn.") and not any(module.children())
+            enter = module.register_forward_pre_hook(_entering(recorder, path, builtin), prepend=True)
+            leave = module.register_forward_hook(_leaving(recorder))
+            hooks.callback(enter.remove)
+            hooks.callback(leave.remove)
+        try:
+            with recorder:
+                output = model(*arguments)
+        except ModelError:
+            raise
+        except Exception as error:
+            shapes = ", ".join(str(tuple(argument.shape)) for argument in arguments)
+            raise ModelError(
+                f"the model's forward failed on an input of shape {shapes}, in "
+                f"{recorder.stack[-1][0] or 'the model itself'}: {type(error).__name__}: {error}",
+                hint="check the input shape (batch first) and that the model runs in evaluation mode",
+            ) from error
+        recorder.recording.outputs = tuple(recorder.ref(tensor) for tensor in tensors_of(output))
+    return recorder.recording
+
+
+def _entering(recorder: _Recorder, path: str, builtin: bool) -> Any:
+    def hook(module: nn.Module, inputs: Any) -> None:
+        recorder.stack.append((path, builtin))
+
+    return hook
+
+
+def _leaving(recorder: _Recorder) -> Any:
+    def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+        recorder.stack.pop()
+
+    return hook

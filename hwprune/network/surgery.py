@@ -1,0 +1,142 @@
+"""Cutting channels out of a model: tensors are sliced, module attributes follow."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from hwprune.errors import InputError, ModelError
+
+Cuts = Mapping[str, Mapping[int, Sequence[int]]]
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A deep copy.
+
+    Raises:
+        ModelError: the model cannot be copied.
+    """
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        raise ModelError(
+            f"the model cannot be copied: {type(error).__name__}: {error}",
+            hint="keep tensors that are not parameters or buffers out of the module's attributes",
+        ) from error
+
+
+def cut(model: nn.Module, cuts: Cuts) -> nn.Module:
+    """Make the smaller network; needs no tracing, so it can be replayed on a fresh instance of the model.
+
+    Args:
+        model: the dense network; not modified.
+        cuts: tensor name → dimension → positions to keep (``Network.cuts``, ``Plan.cuts``).
+
+    Returns:
+        A deep copy whose tensors are sliced and whose module attributes (``out_channels``,
+        ``num_features``…) agree with them. ``requires_grad``, training mode and shared parameters stay.
+
+    Raises:
+        InputError: a name, dimension or position does not fit this model.
+    """
+    smaller = copied(model)
+    named = dict(_tensors(smaller))
+    replaced: dict[int, torch.Tensor] = {}
+    for name, dims in cuts.items():
+        if name not in named:
+            raise InputError(f"the plan cuts {name!r}, which this model does not have", hint=_HINT)
+        replaced[id(named[name])] = _sliced(name, named[name], dims)
+    sizes = {id(module): _weight_shape(module) for module in smaller.modules()}
+    for module in smaller.modules():
+        for kind in (module._parameters, module._buffers):
+            for key, tensor in kind.items():
+                if tensor is not None and id(tensor) in replaced:
+                    kind[key] = replaced[id(tensor)]  # type: ignore[assignment]
+    for path, module in smaller.named_modules():
+        _follow(path, module, sizes[id(module)])
+    return smaller
+
+
+_HINT = "replay the plan on the model it was made for"
+
+
+def _tensors(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
+    return [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+
+
+def _sliced(name: str, tensor: torch.Tensor, dims: Mapping[int, Sequence[int]]) -> torch.Tensor:
+    result = tensor.detach()
+    for dim, positions in dims.items():
+        if not 0 <= dim < tensor.dim():
+            raise InputError(f"the plan cuts dimension {dim} of {name}, which has {tensor.dim()}", hint=_HINT)
+        size = tensor.shape[dim]
+        if len(positions) == 0 or min(positions) < 0 or max(positions) >= size:
+            raise InputError(
+                f"the plan keeps positions {_short(positions)} of dimension {dim} of {name}, which has {size}",
+                hint=_HINT,
+            )
+        result = result.index_select(dim, torch.as_tensor(positions, dtype=torch.int64, device=tensor.device))
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(result, requires_grad=tensor.requires_grad)
+    return result
+
+
+def _short(positions: Sequence[int]) -> str:
+    return "none" if len(positions) == 0 else f"{min(positions)}…{max(positions)}"
+
+
+def _weight_shape(module: nn.Module) -> tuple[int, ...] | None:
+    if isinstance(module, _FOLLOWING):
+        weight = module.weight if module.weight is not None else getattr(module, "running_mean", None)
+        return tuple(weight.shape) if isinstance(weight, torch.Tensor) else None
+    return None
+
+
+_FOLLOWING = (
+    nn.modules.conv._ConvNd,
+    nn.Linear,
+    nn.modules.batchnorm._NormBase,
+    nn.GroupNorm,
+    nn.PReLU,
+    nn.Embedding,
+)
+
+
+def _follow(path: str, module: nn.Module, before: tuple[int, ...] | None) -> None:
+    """Bring a module's attributes along with its tensors."""
+    after = _weight_shape(module)
+    if before is None or after is None or before == after:
+        return
+    for name, value in _attributes(module, before, after).items():
+        if isinstance(value, float):
+            raise InputError(
+                f"the plan leaves {path} with {after[0]} filters, not a whole number of its groups of channels",
+                hint=_HINT,
+            )
+        setattr(module, name, value)
+
+
+def _attributes(module: Any, before: tuple[int, ...], after: tuple[int, ...]) -> dict[str, int | float]:
+    if isinstance(module, nn.modules.conv._ConvNd):
+        per_group = before[0] // module.groups  # dimension 0 holds all groups, dimension 1 one group's channels
+        groups = module.groups if module.groups == 1 else _whole(after[0], per_group)
+        ends = ("in_channels", "out_channels") if module.transposed else ("out_channels", "in_channels")
+        return {"groups": groups, ends[0]: after[0], ends[1]: after[1] * groups}
+    if isinstance(module, nn.Linear):
+        return {"out_features": after[0], "in_features": after[1]}
+    if isinstance(module, nn.GroupNorm):
+        groups = _whole(after[0], before[0] // module.num_groups)
+        return {"num_channels": after[0], "num_groups": groups}
+    if isinstance(module, nn.Embedding):
+        return {"num_embeddings": after[0], "embedding_dim": after[1]}
+    if isinstance(module, nn.PReLU):
+        return {"num_parameters": after[0]}
+    return {"num_features": after[0]}
+
+
+def _whole(size: int, part: int) -> int | float:
+    return size // part if size % part == 0 else size / part

@@ -1,0 +1,107 @@
+"""Trying a trace out: cut every group at once, run the result, find the groups that do not survive it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from hwprune.errors import SurgeryError
+from hwprune.network.forward import Example, outputs_of
+from hwprune.network.masking import masked
+from hwprune.network.network import ChannelGroup, Network
+from hwprune.network.recording import Deadline
+from hwprune.network.surgery import copied, cut
+from hwprune.network.verification import compare_outputs, verify_cut
+
+TOLERANCE = 1e-4
+
+
+def failures(model: nn.Module, network: Network, example: Example, deadline: Deadline) -> dict[str, str]:
+    """Group name → why cutting it breaks or changes the forward pass; groups that can be cut are not listed.
+
+    A seeded random half of every cuttable group is cut out at once. If that fails, the groups are added
+    one set after the other, sets that fail are halved: n culprits among g groups cost about n·log(g) runs.
+
+    Raises:
+        ModelError: time is up.
+    """
+    model = lively(model, example)
+    reasons: dict[str, str] = {}
+    accepted: list[ChannelGroup] = []
+    pending: list[list[ChannelGroup]] = [list(network.cuttable)]
+    while pending:
+        chosen = pending.pop()
+        if not chosen:
+            continue
+        deadline.check(f"trying to cut {chosen[0].name}")
+        failure = _failure(model, network, [*accepted, *chosen], example)
+        if failure is None:
+            accepted += chosen
+        elif len(chosen) == 1:
+            reasons[chosen[0].name] = f"cutting it fails: {failure}"
+        else:
+            half = len(chosen) // 2
+            pending += [chosen[half:], chosen[:half]]
+    if accepted:
+        kept = _halves(accepted)
+        verify_cut(model, cut(model, network.cuts(kept)), network, kept, example, tolerance=TOLERANCE)
+    return reasons
+
+
+def _failure(model: nn.Module, network: Network, groups: Sequence[ChannelGroup], example: Example) -> str | None:
+    """Why these groups cannot be cut together; None if they can."""
+    kept = _halves(groups)
+    try:
+        compare_outputs(masked(model, network, kept), cut(model, network.cuts(kept)), example, tolerance=TOLERANCE)
+    except SurgeryError as error:
+        return error.message
+    return None
+
+
+def _halves(groups: Sequence[ChannelGroup]) -> dict[str, list[int]]:
+    """A random half of each group plus one, if it can be spared: an odd number fits no hard-coded size."""
+    random = np.random.default_rng(0)
+    kept = {}
+    for group in groups:
+        count = min(group.channels // 2 + 1, group.channels - 1)
+        kept[group.name] = sorted(random.choice(group.channels, count, replace=False).tolist())
+    return kept
+
+
+def lively(model: nn.Module, example: Example) -> nn.Module:
+    """A copy in which a wrong cut shows.
+
+    Freshly initialised networks hide errors: a normalisation that starts at zero multiplies whatever is
+    wrong by zero, and channels with equal parameters can be exchanged unnoticed. So parameters that are
+    all equal get random values; where that leaves nothing to see (outputs that are zero or overflow), all
+    parameters do; if that is no better, the copy is left as the model was.
+    """
+    for everything in (False, True):
+        result = copied(model)
+        _disturb(result, everything)
+        if all(_telling(tensor) for tensor in outputs_of(result, example)):
+            return result
+    return copied(model)
+
+
+def _telling(output: torch.Tensor) -> bool:
+    return bool(output.isfinite().all() and output.any()) if output.is_floating_point() else True
+
+
+def _disturb(model: nn.Module, everything: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if not parameter.is_floating_point() or parameter.numel() < 2:
+                continue
+            level = parameter.flatten()[0].abs().item()
+            if not everything and (parameter != parameter.flatten()[0]).any():
+                continue
+            noise = torch.rand(parameter.shape, generator=generator).to(parameter)  # from 0 to 1
+            if parameter.dim() == 1 or (level and not everything):
+                parameter.copy_((noise + 0.5) * (level or 0.5))
+            else:
+                parameter.copy_((noise - 0.5) * (12 / parameter[0].numel()) ** 0.5)

@@ -1,0 +1,130 @@
+"""Proof that a cut network computes what the original computes with those channels switched off."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from hwprune.errors import SurgeryError
+from hwprune.network.forward import Example, as_arguments, outputs_of
+from hwprune.network.masking import masked
+from hwprune.network.network import Network
+
+
+@dataclass(frozen=True)
+class CutReport:
+    """What :func:`verify_cut` found.
+
+    Attributes:
+        max_relative_error: largest difference to the masked original, relative to the largest output.
+        parameters: elements in all parameters of the smaller network.
+        expected_parameters: the same, computed from the cuts alone.
+    """
+
+    max_relative_error: float
+    parameters: int
+    expected_parameters: int
+
+
+def verify_cut(
+    original: nn.Module,
+    smaller: nn.Module,
+    network: Network,
+    kept: Mapping[str, Sequence[int]],
+    example: Example,
+    *,
+    tolerance: float = 1e-4,
+) -> CutReport:
+    """Check shapes, parameter count, and outputs against the masked original.
+
+    Args:
+        original: the dense network; not modified.
+        smaller: ``cut(original, network.cuts(kept))``; not modified.
+        network: the trace of ``original``.
+        kept: group name → channels that stay.
+        example: input of forward, batch first; a random input of the same shapes is tried as well.
+        tolerance: of the largest difference, relative to the largest output.
+
+    Returns:
+        The numbers.
+
+    Raises:
+        SurgeryError: the first check that fails, with its numbers.
+    """
+    expected = _check_sizes(original, smaller, network.cuts(kept))
+    count = sum(parameter.numel() for parameter in smaller.parameters())
+    if count != expected:
+        raise SurgeryError(f"the smaller network has {count} parameters, not {expected}")
+    reference = masked(original, network, kept)
+    error = 0.0
+    for inputs in (example, _random_like(example)):
+        error = max(error, compare_outputs(reference, smaller, inputs, tolerance=tolerance))
+    return CutReport(error, count, expected)
+
+
+def compare_outputs(reference: nn.Module, smaller: nn.Module, example: Example, *, tolerance: float) -> float:
+    """The largest relative difference between the outputs of two networks.
+
+    Raises:
+        SurgeryError: forward of the smaller network fails, shapes differ, or the difference is too large.
+    """
+    try:
+        actual = outputs_of(smaller, example)
+    except Exception as error:
+        raise SurgeryError(f"forward of the smaller network fails: {type(error).__name__}: {error}") from error
+    wanted = outputs_of(reference, example)
+    if [tensor.shape for tensor in actual] != [tensor.shape for tensor in wanted]:
+        shapes = [tuple(tensor.shape) for tensor in actual], [tuple(tensor.shape) for tensor in wanted]
+        raise SurgeryError(f"the smaller network returns shapes {shapes[0]}, the original {shapes[1]}")
+    worst = 0.0
+    for one, other in zip(actual, wanted, strict=True):
+        worst = max(worst, _relative_error(one, other))
+    if worst > tolerance:
+        raise SurgeryError(
+            f"the smaller network differs from the original with those channels switched off "
+            f"(relative error {worst:.2g}, allowed {tolerance:.2g})"
+        )
+    return worst
+
+
+def _relative_error(actual: torch.Tensor, wanted: torch.Tensor) -> float:
+    if not wanted.is_floating_point():
+        return 0.0 if torch.equal(actual, wanted) else math.inf
+    if not wanted.numel():
+        return 0.0
+    if not (torch.isfinite(actual) == torch.isfinite(wanted)).all():
+        return math.inf
+    known = torch.isfinite(wanted)
+    scale = wanted[known].abs().max().item() if known.any() else 0.0
+    difference = (actual - wanted)[known].abs().max().item() if known.any() else 0.0
+    return difference / scale if scale else (math.inf if difference else 0.0)
+
+
+def _check_sizes(original: nn.Module, smaller: nn.Module, cuts: Mapping[str, Mapping[int, Sequence[int]]]) -> int:
+    """Compare every parameter's shape with what the cuts say; return the number of parameters to expect."""
+    actual = {name: tuple(parameter.shape) for name, parameter in smaller.named_parameters()}
+    total = 0
+    for name, parameter in original.named_parameters():
+        shape = list(parameter.shape)
+        for dim, positions in cuts.get(name, {}).items():
+            shape[dim] = len(positions)
+        if actual.get(name) != tuple(shape):
+            raise SurgeryError(f"{name} has shape {actual.get(name)}, not {tuple(shape)}")
+        total += math.prod(shape)
+    return total
+
+
+def _random_like(example: Example) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(1)
+    result = []
+    for tensor in as_arguments(example):
+        if tensor.is_floating_point():
+            noise = torch.randn(tensor.shape, generator=generator).to(tensor)
+            spread = tensor.std(correction=0) if tensor.numel() else tensor
+            tensor = tensor.mean() + noise * (spread if spread > 0 else 1.0)
+        result.append(tensor)
+    return tuple(result)

@@ -1,0 +1,159 @@
+"""HALP's iterative pruner: importance, knapsack, mask, again; for any training loop.
+
+Shen et al., "Structural Pruning via Latency-Saliency Knapsack", NeurIPS 2022 (arXiv 2210.06659), Algorithm 1.
+Three decisions are ours. Costs are re-evaluated jointly over input and output widths after every
+solve, so that a step's target is met and not undershot. The official greedy dynamic programme is
+replaced by an exact multiple-choice knapsack. Masked channels keep their most recent values aside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from hwprune.budget import Plan, Problem, geometric, kept_channels, solve_halp
+from hwprune.errors import InputError
+from hwprune.network import Masks, Network, cut
+from hwprune.pruning.pricing import Pricing
+from hwprune.saliency import Accumulator, Criterion, TaylorBatchNorm
+
+Settle = Callable[[Problem], Plan]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HalpSchedule:
+    """When to prune.
+
+    Attributes:
+        steps: prune steps from the dense network to the budget; 1 is one-shot pruning.
+        interval: minibatches over which saliency is averaged before each step.
+    """
+
+    steps: int = 30
+    interval: int = 40
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.interval < 1:
+            raise InputError(
+                f"steps={self.steps}, interval={self.interval}", hint="both must be whole numbers of at least 1"
+            )
+
+
+class HalpPruner:
+    """Prunes a model to a budget while somebody else's loop trains it.
+
+    Call :meth:`step` after every ``optimizer.step()`` and before ``zero_grad()``; the gradients of the
+    step are read there (under AMP they are unscaled by then, under DistributedDataParallel averaged).
+    Saliency is averaged over ``interval`` minibatches; then channels are masked so that the predicted
+    cost falls along the paper's geometric schedule. After ``steps * interval`` calls :attr:`finished` is
+    true, and :meth:`finish` gives the smaller network. The last of the steps is left to ``finish``: it
+    lands exactly on the budget.
+
+    Args:
+        model: the bare module (not its DDP or Fabric wrapper), the one that was traced.
+        network: ``trace(model, example)``.
+        pricing: what every width costs (:func:`hwprune.pruning.price`).
+        limit: the budget in the unit of ``pricing.metric``, as the pricing predicts it.
+        schedule: how many steps, how far apart.
+        criterion: saliency of a channel; HALP's first-order Taylor on batch norm if not given.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        network: Network,
+        pricing: Pricing,
+        *,
+        limit: float,
+        schedule: HalpSchedule | None = None,
+        criterion: Criterion | None = None,
+    ) -> None:
+        self.model, self.network, self.pricing, self.limit = model, network, pricing, limit
+        self.schedule = schedule or HalpSchedule()
+        self.masks = Masks(model, network)
+        self._accumulator = Accumulator(network, criterion or TaylorBatchNorm())
+        self._calls = 0
+        dense = pricing.value(pricing.dense)
+        self._targets = geometric(dense, min(limit, dense), self.schedule.steps)
+
+    @property
+    def finished(self) -> bool:
+        """True once all saliency that the schedule asks for has been collected."""
+        return self._calls >= self.schedule.steps * self.schedule.interval
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Width of every cuttable group under the present masks."""
+        return {group: len(self.masks.kept[group]) for group in self.pricing.widths}
+
+    def step(self) -> None:
+        """Account for one training step; mask channels when a prune step is due."""
+        if not self.finished:
+            self._calls += 1
+            self._accumulator.update(self.model)
+            done, rest = divmod(self._calls, self.schedule.interval)
+            if rest == 0 and done < self.schedule.steps:
+                self._prune(self._targets[done - 1])
+        self.masks.apply()
+
+    def _prune(self, target: float) -> None:
+        problem = self.problem(target)
+        if self.pricing.value(self.widths) > target:
+            self._mask(solve_halp(problem, at=self.widths))
+        self._accumulator.reset()
+
+    def _mask(self, plan: Plan) -> None:
+        scores = self._accumulator.scores()
+        for group, width in plan.widths.items():
+            alive = self.masks.kept[group]
+            chosen = {alive[i] for i in kept_channels(scores[group][alive], width)}
+            self.masks.remove(group, [channel for channel in alive if channel not in chosen])
+
+    def problem(self, limit: float | None = None) -> Problem:
+        """The budget problem over the channels that are left, at the saliency collected so far."""
+        return self.pricing.problem(self._accumulator.scores(), self.masks.kept, self.limit if limit is None else limit)
+
+    def complete(self, plan: Plan) -> Plan:
+        """Add to a plan of widths which channels stay, and the cuts that rebuild the network from it."""
+        scores = self._accumulator.scores()
+        kept = {group: list(self.masks.kept[group]) for group in self.pricing.widths}
+        for group, width in plan.widths.items():
+            alive = kept[group]
+            kept[group] = [alive[i] for i in kept_channels(scores[group][alive], width)]
+        return Plan(
+            widths=plan.widths,
+            kept={group: tuple(channels) for group, channels in kept.items()},
+            cuts=self.network.cuts(kept),
+            objective=plan.objective,
+            used=plan.used,
+            budgets=plan.budgets,
+            solver=plan.solver,
+            solve_s=plan.solve_s,
+        )
+
+    def finish(self) -> tuple[Plan, nn.Module]:
+        """Solve for the budget itself and cut.
+
+        Returns:
+            the plan, and a smaller copy of the model; the model itself stays as it is.
+
+        Raises:
+            InfeasibleError: no choice of widths is inside the budget.
+        """
+        plan = self.complete(solve_halp(self.problem(), at=self.widths))
+        return plan, cut(self.model, plan.cuts)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to continue: nested dicts of tensors and plain values."""
+        return {"calls": self._calls, "masks": self.masks.state_dict(), "saliency": self._accumulator.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from :meth:`state_dict`; the model's own weights are the caller's to restore first."""
+        self._calls = int(state["calls"])
+        self._accumulator.load_state_dict(state["saliency"])
+        with torch.no_grad():
+            self.masks.load_state_dict(state["masks"])

@@ -1,0 +1,86 @@
+"""A target: the conditions under which a latency was, or will be, measured."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from hwprune.errors import InputError
+
+CONNECTIONS = ("local", "none")
+PRECISIONS = ("fp32", "fp16", "int8")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """A device together with everything that decides how long a network takes on it.
+
+    Attributes:
+        name: what the user calls it.
+        runtime: the runtime that executes engines there (``onnxruntime``).
+        precision: ``fp32``, ``fp16`` or ``int8``; which of them exist is the runtime's to say.
+        batch: samples per call.
+        threads: threads that one call may use.
+        connection: ``local`` (this machine) or ``none`` (the device is out of reach, only its table is at hand).
+
+    Raises:
+        InputError: a value that no target can have.
+    """
+
+    name: str
+    runtime: str = "onnxruntime"
+    precision: str = "fp32"
+    batch: int = 1
+    threads: int = 1
+    connection: str = "local"
+
+    def __post_init__(self) -> None:
+        for field in ("name", "runtime", "precision", "connection"):
+            value = getattr(self, field)
+            if not isinstance(value, str) or not value:
+                raise InputError(f"target {field} must be text, is {value!r}", hint=f'write {field} = "..."')
+        for field in ("batch", "threads"):
+            value = getattr(self, field)
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 4096:
+                raise InputError(f"target {field} is {value!r}", hint="it must be a whole number from 1 to 4096")
+        for field, allowed in (("precision", PRECISIONS), ("connection", CONNECTIONS)):
+            value = getattr(self, field)
+            if value not in allowed:
+                raise InputError(f"target {field} is {value!r}", hint=f"allowed: {', '.join(allowed)}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document that ``from_dict`` reads."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any], *, source: str) -> Target:
+        """Read a target strictly.
+
+        Args:
+            document: one key per attribute; all but ``name`` may be missing.
+            source: file (and place) named in messages.
+
+        Raises:
+            InputError: an unknown key, a missing name, a value of the wrong type or out of range.
+        """
+        if not isinstance(document, Mapping):
+            raise InputError(f"{source}: a target must be a table of keys, is {document!r}", hint=_ALLOWED)
+        for key in document:
+            if key not in _KEYS:
+                close = difflib.get_close_matches(str(key), _KEYS, n=1)
+                raise InputError(
+                    f"{source}: unknown key {key!r}",
+                    hint=f"did you mean {close[0]!r}? {_ALLOWED}" if close else _ALLOWED,
+                )
+        if "name" not in document:
+            raise InputError(f"{source}: the target has no name", hint=_ALLOWED)
+        try:
+            return cls(**document)
+        except InputError as error:
+            raise InputError(f"{source}: {error.message}", hint=error.hint) from None
+
+
+_KEYS = tuple(field.name for field in fields(Target))
+_ALLOWED = f"allowed keys: {', '.join(_KEYS)}"

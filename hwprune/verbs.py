@@ -1,0 +1,249 @@
+"""The verbs that do not compress: profile, predict, export, bench, load, report.
+
+Each takes what a user names (a model, a shape, a target) and returns a frozen value or the document
+that the command line prints with ``--json``.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from hwprune.budget import Plan
+from hwprune.compression import Progress, RunFolder
+from hwprune.deploy import Bundle, compare, export_onnx, measure_one, profile_network, write_bundle
+from hwprune.errors import BundleError, InputError
+from hwprune.files import replacing_folder
+from hwprune.latency import LatencyTable, Prediction
+from hwprune.latency import predict as predict_layers
+from hwprune.network import cut, load_model, load_weights, trace
+from hwprune.targets import Target, load_target, runtime_for
+
+ModelLike = str | nn.Module
+
+
+def profile(
+    model: ModelLike,
+    *,
+    input_shape: Sequence[int],
+    target: str | Path | Target = "local-onnxruntime",
+    points: int = 5,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> LatencyTable:
+    """Measure a latency table that covers a model and everything it can be cut to.
+
+    Args:
+        model: a module, or how to find one (``file.py:factory``, ``zoo:NAME``…); its weights do not matter.
+        input_shape: of one input, batch first; the target's batch size replaces the first number.
+        target: where to measure.
+        points: samples per channel dimension of a layer.
+        seed: of random inputs.
+        progress: where to say what is going on.
+
+    Raises:
+        InputError: the model, shape or target is wrong.
+        MeasurementError: the device was too busy.
+    """
+    progress = progress or Progress(quiet=True)
+    chosen = load_target(target)
+    dense, example = _load(model, input_shape, chosen, None, seed)
+    network = trace(dense, example)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "dense.onnx"
+        export_onnx(dense, example, path)
+        with progress.bar("latency table") as advance:
+            return profile_network(network, path, chosen, points=points, seed=seed, progress=advance)
+
+
+def predict(
+    model: ModelLike,
+    *,
+    input_shape: Sequence[int],
+    table: LatencyTable | Path | str,
+    plan: Plan | Path | None = None,
+) -> Prediction:
+    """Predict a model's latency from a table.
+
+    Args:
+        model: a module, or how to find one.
+        input_shape: of one input, batch first.
+        table: of the device.
+        plan: predict the network cut to it.
+
+    Raises:
+        MissingLatencyError: the table lacks a layer; names it and how to measure it.
+        InputError: the model, shape, table or plan is wrong.
+    """
+    chosen = table if isinstance(table, LatencyTable) else LatencyTable.load(Path(table))
+    dense, example = _load(model, input_shape, chosen.target, None, 0)
+    network = trace(dense, example, verify=False)
+    widths = network.dense_widths
+    if plan is not None:
+        widths = {**widths, **(plan if isinstance(plan, Plan) else Plan.load(plan)).widths}
+    return predict_layers(network.layers, chosen, widths)
+
+
+def load(source: Plan | Path | str, model: nn.Module) -> nn.Module:
+    """Rebuild a compressed network from a fresh instance of the dense one.
+
+    Args:
+        source: a plan (the fresh instance's own weights are kept), the path of a ``plan.json``, or the
+            folder of a finished run (the run's trained weights are loaded).
+        model: a fresh instance of the model that was compressed; it stays as it is.
+
+    Raises:
+        InputError: the plan does not fit the model, or there is no such run.
+    """
+    if isinstance(source, Plan):
+        return cut(model, source.cuts)
+    path = Path(source)
+    if not path.is_dir():
+        return cut(model, Plan.load(path).cuts)
+    smaller = cut(model, Plan.load(path / "plan.json").cuts)
+    load_weights(smaller, path / "model.safetensors")
+    return smaller
+
+
+def export(
+    model: ModelLike,
+    *,
+    input_shape: Sequence[int],
+    output: Path,
+    weights: Path | None = None,
+    target: str | Path | Target = "local-onnxruntime",
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Export a model to a bundle: one ONNX file, held against torch and measured.
+
+    Without a data set, parity is checked on random inputs, and no accuracy is recorded.
+
+    Raises:
+        InputError: the model, shape, target or output is wrong.
+        ParityError: the engine does not compute what the model computes.
+        MeasurementError: the device was too busy.
+    """
+    chosen = load_target(target)
+    dense, example = _load(model, input_shape, chosen, weights, seed)
+    with tempfile.TemporaryDirectory() as folder:
+        engine_file = Path(folder) / "model.onnx"
+        export_onnx(dense, example, engine_file)
+        engine = runtime_for(chosen).open(engine_file, chosen)
+        parity = compare(dense, engine, [example])
+        parity.check(chosen.precision)
+        latency = measure_one(engine_file, chosen).latency
+        manifest = {
+            "parity": parity.to_dict(),
+            "measured_latency": latency.to_dict(),
+            "device": runtime_for(chosen).fingerprint(),
+        }
+        write_bundle(output, engine=engine_file, model=dense, example=example, target=chosen, manifest=manifest)
+    return {"bundle": str(output), "latency_ms": _brief(latency.to_dict()), "parity": parity.to_dict()}
+
+
+def bench(subject: ModelLike | Path, *, target: Target, input_shape: Sequence[int] | None = None) -> dict[str, Any]:
+    """Measure an engine, a bundle or a model on a target.
+
+    A bundle whose latency is only predicted is completed by it: the measurement and the device are
+    written into its manifest.
+
+    Args:
+        subject: a bundle folder, an ``.onnx`` file, or (with ``input_shape``) a model.
+        target: where to measure.
+        input_shape: of one input, batch first, for a model.
+
+    Raises:
+        InputError: no such thing, or it cannot be opened.
+        MeasurementError: the device was too busy.
+    """
+    if input_shape is not None:
+        dense, example = _load(
+            subject if isinstance(subject, nn.Module) else str(subject), input_shape, target, None, 0
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            export_onnx(dense, example, path)
+            return {"latency_ms": _brief(measure_one(path, target).latency.to_dict()), "target": target.to_dict()}
+    path = Path(str(subject))
+    if path.is_dir():
+        return _bench_bundle(Bundle.load(path), target)
+    if not path.is_file():
+        raise InputError(f"{path} does not exist", hint="give a bundle folder or an .onnx file")
+    return {"latency_ms": _brief(measure_one(path, target).latency.to_dict()), "target": target.to_dict()}
+
+
+def _bench_bundle(bundle: Bundle, target: Target) -> dict[str, Any]:
+    measured = measure_one(bundle.engine, target).latency.to_dict()
+    document: dict[str, Any] = {"latency_ms": _brief(measured), "target": target.to_dict()}
+    budget = bundle.manifest.get("budget")
+    if budget and budget["metric"] == "latency_ms":
+        document["budget"] = budget["limit"]
+        document["budget_met"] = measured["p50_ms"] <= budget["limit"]
+    if not bundle.manifest["latency"].get("measured_ms"):
+        bundle.complete(measured, runtime_for(target).fingerprint())
+        document["completed"] = str(bundle.path)
+    return document
+
+
+def copy_bundle(run: Path, output: Path) -> dict[str, Any]:
+    """Copy the bundle of a finished run, after checking that it is whole.
+
+    Raises:
+        InputError: the run is not finished, or the output exists.
+        BundleError: the bundle was changed.
+    """
+    folder = RunFolder.load(run)
+    if folder.document["status"] != "done":
+        raise InputError(f"the run in {run} is not finished", hint="finish it with hwprune compress --resume")
+    bundle = Bundle.load(run / "bundle")
+    if output.exists():
+        raise BundleError(f"{output} exists", hint="give a new folder")
+    with replacing_folder(output) as temporary:
+        shutil.copytree(bundle.path, temporary, dirs_exist_ok=True)
+    return {"bundle": str(output), **folder.document["result"]}
+
+
+def report(run: Path, output: Path | None) -> tuple[Path, dict[str, Any]]:
+    """Write the page about a finished run.
+
+    Returns:
+        the page, and the run's document.
+
+    Raises:
+        InputError: there is no finished run.
+    """
+    from hwprune.report import write_report
+
+    folder = RunFolder.load(run.parent if run.name == "bundle" and not (run / "run.json").exists() else run)
+    if folder.document["status"] != "done":
+        raise InputError(f"the run in {run} is not finished", hint="finish it with hwprune compress --resume")
+    return write_report(folder.path, output), folder.document
+
+
+def _load(
+    model: ModelLike, input_shape: Sequence[int], target: Target, weights: Path | None, seed: int
+) -> tuple[nn.Module, torch.Tensor]:
+    """The model in eval mode and a random input of the target's batch size."""
+    torch.manual_seed(seed)
+    module = load_model(model)
+    if weights is not None:
+        load_weights(module, weights)
+    generator = torch.Generator().manual_seed(seed)
+    return module.eval(), torch.randn((target.batch, *tuple(input_shape)[1:]), generator=generator)
+
+
+def _brief(latency: dict[str, Any]) -> dict[str, Any]:
+    """The keys that others rely on: ``p50``, ``p90``, ``repeats``."""
+    return {
+        "p50": latency["p50_ms"],
+        "p90": latency["p90_ms"],
+        "min": latency["min_ms"],
+        "repeats": latency["repeats"],
+        "clean": latency["clean"],
+    }

@@ -1,0 +1,145 @@
+"""Layers made by hand, and a device whose latencies are made up: a staircase in the channel counts."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import onnx
+
+from hwprune.budget.axis import Axis
+from hwprune.latency import Layer, Operand
+from hwprune.latency.bench import Bench
+from hwprune.targets import Target
+from hwprune.targets.onnxruntime import OnnxRuntime
+
+TARGET = Target(name="fake")
+NULL_MS = 0.01
+DEVICE = {"cpu": "made up", "isa": ["none"], "machine": "fake", "runtime": "onnxruntime", "runtime_version": "1.2.3"}
+
+
+def operand(*shape: int, group: str | None = None, fixed: int = 0, multiplier: int = 1, dim: int = 1) -> Operand:
+    """An activation whose channels belong to ``group`` (none: they are fixed)."""
+    axis = Axis(fixed, ((group, multiplier),)) if group else Axis(shape[dim])
+    return Operand(shape, dim, axis)
+
+
+def conv(name: str, source: Operand, output: Operand, *, kernel: int = 3, stride: int = 1, groups: int = 1) -> Layer:
+    ones = [1] * (len(source.shape) - 2)
+    return Layer(
+        name=name,
+        op="conv",
+        inputs=(source,),
+        output=output,
+        attributes={
+            "kernel": [kernel * one for one in ones],
+            "stride": [stride * one for one in ones],
+            "padding": [kernel // 2 * one for one in ones],
+            "dilation": ones,
+            "output_padding": [0 * one for one in ones],
+            "bias": True,
+            "conv_groups": groups,
+        },
+        cut_per_group=groups > 1,
+    )
+
+
+def linear(name: str, source: Operand, output: Operand) -> Layer:
+    return Layer(name=name, op="linear", inputs=(source,), output=output, attributes={"bias": True})
+
+
+def call(name: str, op: str, target: str, inputs: tuple[Operand, ...], output: Operand, *args: Any) -> Layer:
+    """An operator; without ``args`` it is called with its inputs."""
+    given = list(args) or [{"input": index} for index in range(len(inputs))]
+    return Layer(
+        name=name,
+        op=op,
+        inputs=inputs,
+        output=output,
+        call={"target": target, "args": given, "kwargs": {}},
+    )
+
+
+def staircase_ms(model: onnx.ModelProto, block: int) -> float:
+    """Made-up time: the parameters of every convolution and linear layer, its channels rounded up to the block."""
+    weights = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    total = NULL_MS
+    for node in model.graph.node:
+        if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+            ends, kernel = weights[node.input[1]][:2], weights[node.input[1]][2:]
+            total += 1e-4 * math.prod(kernel) * math.prod(math.ceil(end / block) * block for end in ends)
+        elif node.op_type not in ("Add", "Identity", "Constant"):
+            total += 0.5
+    return total
+
+
+class FakeEngine:
+    inputs: tuple[()] = ()
+
+    def __init__(self, content: bytes, block: int) -> None:
+        self.latency_ms = staircase_ms(onnx.load_from_string(content), block)
+
+    def bind(self, feeds: object) -> FakeEngine:
+        return self
+
+
+class FakeRuntime(OnnxRuntime):
+    """Fuses what ONNX Runtime fuses; every model takes its made-up time, which depends on a channel block."""
+
+    def __init__(self, block: int) -> None:
+        self.block = block
+        self.opened = 0
+
+    def open(self, model: Any, target: Target) -> Any:
+        self.opened += 1
+        return FakeEngine(model, self.block)
+
+    def fingerprint(self) -> dict[str, Any]:
+        return DEVICE
+
+
+class FakeClock:
+    """Stands in for ``device_runner.measure``; the machine may get slower with every batch."""
+
+    def __init__(self, slowdown: float = 1.0) -> None:
+        self.slowdown = slowdown
+        self.batches: list[int] = []
+
+    def __call__(self, calls: dict[str, FakeEngine], **settings: Any) -> dict[str, Any]:
+        factor = self.slowdown ** len(self.batches)
+        self.batches.append(len(calls))
+        return {
+            "candidates": {
+                name: {"p50_ms": factor * engine.latency_ms, "iqr_ms": 0.001, "clean": 20}
+                for name, engine in calls.items()
+            },
+            "contention": {"clean_fraction": 1.0},
+        }
+
+
+def fake_bench(block: int = 16, slowdown: float = 1.0) -> Bench:
+    return Bench(TARGET, runtime=FakeRuntime(block), measure=FakeClock(slowdown))
+
+
+def residual_network(width: int = 64) -> tuple[Layer, ...]:
+    """conv, norm, relu, conv, norm, add, relu, pool, linear; a second convolution that shares its key with the first."""
+    image = operand(1, 3, 32, 32)
+    a, b = operand(1, width, 32, 32, group="a"), operand(1, width, 32, 32, group="b")
+    pooled, logits = operand(1, width, group="a"), operand(1, 10)
+    follow = {"n1": "c1", "r1": "n1", "n2": "c2", "sum": "n2", "r2": "sum"}
+    layers = (
+        conv("stem", image, a, kernel=5),
+        conv("c1", a, b),
+        call("n1", "batch_norm", "aten.native_batch_norm.default", (b,), b),
+        call("r1", "relu", "aten.relu_.default", (b,), b),
+        conv("c2", b, a),
+        call("n2", "batch_norm", "aten.native_batch_norm.default", (a,), a),
+        call("sum", "add", "aten.add.Tensor", (a, a), a),
+        call("r2", "relu", "aten.relu.default", (a,), a),
+        call("pool", "mean", "aten.mean.dim", (a,), pooled, {"input": 0}, [2, 3]),
+        linear("fc", pooled, logits),
+    )
+    return tuple(
+        Layer(**{**vars(layer), "follows": (follow[layer.name],)}) if layer.name in follow else layer
+        for layer in layers
+    )

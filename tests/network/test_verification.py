@@ -1,0 +1,70 @@
+"""A wrong cut is found: values, shapes, parameters."""
+
+import pytest
+import torch
+from torch import nn
+
+from hwprune.errors import SurgeryError
+from hwprune.network import cut, trace, verify_cut
+
+from . import models
+
+IMAGE = torch.randn(2, 3, 32, 32)
+
+
+@pytest.fixture
+def case():
+    torch.manual_seed(0)
+    model = models.ResNet()
+    network = trace(model, IMAGE)
+    kept = {"layer1.conv1": [0, 3, 4, 9], "layer2.conv2": list(range(1, 30))}
+    return model, network, kept, cut(model, network.cuts(kept))
+
+
+def test_a_right_cut_is_confirmed_with_its_numbers(case):
+    model, network, kept, smaller = case
+    report = verify_cut(model, smaller, network, kept, IMAGE)
+    assert report.max_relative_error < 1e-5
+    assert report.parameters == report.expected_parameters == sum(p.numel() for p in smaller.parameters())
+
+
+def test_other_channels_than_planned_are_found(case):
+    model, network, kept, _ = case
+    other = cut(model, network.cuts({**kept, "layer1.conv1": [0, 3, 4, 10]}))
+    with pytest.raises(SurgeryError, match="differs from the original"):
+        verify_cut(model, other, network, kept, IMAGE)
+
+
+def test_channels_in_another_order_are_found(case):
+    model, network, kept, smaller = case
+    with torch.no_grad():
+        smaller.layer1.conv2.weight.copy_(smaller.layer1.conv2.weight.flip(1))
+    with pytest.raises(SurgeryError, match="differs from the original"):
+        verify_cut(model, smaller, network, kept, IMAGE)
+
+
+def test_wrong_sizes_are_found(case):
+    model, network, kept, smaller = case
+    with pytest.raises(SurgeryError, match=r"stem.0.0.weight has shape \(16, 3, 3, 3\), not \(8, 3, 3, 3\)"):
+        verify_cut(model, smaller, network, {**kept, "stem.0.0": list(range(8))}, IMAGE)
+    smaller.extra = nn.Parameter(torch.zeros(3))
+    with pytest.raises(SurgeryError, match="parameters, not"):
+        verify_cut(model, smaller, network, kept, IMAGE)
+
+
+def test_a_smaller_network_that_does_not_run_is_found(case):
+    model, network, kept, smaller = case
+    smaller.layer1.relu = nn.Linear(3, 3)
+    smaller.layer1.relu.weight = model.fc.weight
+    with pytest.raises(SurgeryError):
+        verify_cut(model, smaller, network, kept, IMAGE)
+
+
+def test_neither_network_changes(case):
+    model, network, kept, smaller = case
+    smaller.train()
+    states = [{name: tensor.clone() for name, tensor in net.state_dict().items()} for net in (model, smaller)]
+    verify_cut(model, smaller, network, kept, IMAGE)
+    assert smaller.training
+    for net, state in zip((model, smaller), states, strict=True):
+        assert all(torch.equal(tensor, state[name]) for name, tensor in net.state_dict().items())
