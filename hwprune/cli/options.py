@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,13 +20,10 @@ def _load_config(context: typer.Context, path: Path | None) -> Path | None:
     return path
 
 
-def _read_toml(path: Path, known: set[str | None]) -> dict[str, Any]:
+def _read_toml(path: Path, known: Set[str | None]) -> dict[str, Any]:
     import difflib
+    import tomllib
 
-    try:
-        import tomllib
-    except ModuleNotFoundError:  # Python 3.10
-        import tomli as tomllib
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

@@ -11,12 +11,13 @@ import torch
 from hwprune.budget import Plan
 from hwprune.compression.folder import RunFolder
 from hwprune.compression.job import Job
+from hwprune.compression.settle import Window
 from hwprune.compression.stages import finetuned
 from hwprune.deploy import measure_pair, write_bundle
 from hwprune.latency import LatencyTable, predict
 from hwprune.training import save_weights
 
-WINDOW = (0.95, 1.0)
+WINDOW = Window()
 PACKAGES = ("hwprune", "torch", "onnx", "onnxruntime", "onnxscript", "numpy")
 
 
@@ -32,7 +33,7 @@ def measure_delivery(job: Job, run: RunFolder) -> dict[str, Any]:
                 break
             record["value"] = pair.candidate.p50_ms
             record["limit"] = job.budget.resolve(pair.baseline.p50_ms)
-            if WINDOW[0] <= record["value"] / record["limit"] <= WINDOW[1]:
+            if WINDOW.holds(record["value"] / record["limit"]):
                 break
     if metric == "size_bytes":
         record["value"] = float(run.stage("artifact")["size_bytes"])

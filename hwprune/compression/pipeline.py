@@ -12,7 +12,7 @@ from torch import nn
 from hwprune.budget import Plan
 from hwprune.compression import stages
 from hwprune.compression.config import CompressConfig, read_config
-from hwprune.compression.delivery import deliver, measure_delivery
+from hwprune.compression.delivery import WINDOW, deliver, measure_delivery
 from hwprune.compression.folder import RunFolder, cannot_write
 from hwprune.compression.job import Job, prepare
 from hwprune.compression.progress import Progress
@@ -21,7 +21,6 @@ from hwprune.latency import LatencyTable
 from hwprune.training import Data, load_checkpoint, save_checkpoint
 
 ATTEMPTS = 3
-KEPT = 0.95  # a budget is used up to at least this much, unless the widths on offer do not allow it
 
 
 @dataclass(frozen=True)
@@ -163,8 +162,8 @@ def _correct_from_delivery(job: Job, run: RunFolder) -> bool:
     if value is None or not run.stage("reach")["trials"][1:]:
         return False
     used = value / measured["limit"]
-    if used <= 1 and (used >= KEPT or not settled["inside"]):
-        return False
+    if WINDOW.holds(used) or (used <= 1 and not settled["inside"]):
+        return False  # inside, or as close below as the widths on offer allow
     plan = Plan.load(run.path / "plan.json")
     # Trials refer to the dense latency of the start; the delivery to that of its own rounds.
     seen = used * run.stage("reach")["limit"]

@@ -28,10 +28,19 @@ class Trial:
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """Where a measured value must lie, as fractions of the budget."""
+    """Where a measured value must lie, as fractions of the budget.
 
-    low: float = 0.955
-    high: float = 0.995
+    Attributes:
+        low: a budget is used up to at least this much.
+        margin: the loop goes on until it is this far inside on both sides, as long as it finds new plans.
+    """
+
+    low: float = 0.95
+    margin: float = 0.005
+
+    def holds(self, fraction: float, margin: float = 0.0) -> bool:
+        """Whether a measured fraction of the budget is inside."""
+        return self.low + margin <= fraction <= 1.0 - margin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +109,7 @@ class ClosedLoop:
             plans[_key(plan.widths)] = plan
             trial = Trial(dict(plan.widths), _predicted(plan), self.measure(plan))
             self.trials.append(trial)
-            if self.window.low <= trial.measured / self.limit <= self.window.high:
+            if self.window.holds(trial.measured / self.limit, self.window.margin):
                 return Settlement(plan=plan, trials=tuple(self.trials), inside=True)
         within = [t for t in self.trials if t.measured <= self.limit and _key(t.widths) in plans]
         if not within:
@@ -110,7 +119,8 @@ class ClosedLoop:
                 hint=f"ask for {least * 1.02:.4g} or more",
             )
         best = max(within, key=lambda trial: trial.measured)
-        return Settlement(plan=plans[_key(best.widths)], trials=tuple(self.trials), inside=False)
+        inside = self.window.holds(best.measured / self.limit)
+        return Settlement(plan=plans[_key(best.widths)], trials=tuple(self.trials), inside=inside)
 
     def _propose(self) -> Plan | None:
         """A plan not measured yet, where the secant crosses the aim; None if there is none left."""

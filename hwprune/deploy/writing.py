@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,7 @@ def _facts(given: Mapping[str, Any]) -> dict[str, Any]:
 def _about_engine(engine: Engine, target: Target) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "target": target.to_dict(),
         "engine": {
             "file": "model.onnx",

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from hwprune.budget import Axis, Choices, Cost, CostAxis, Problem, rank
 from hwprune.errors import BudgetError
 from hwprune.latency import LatencyTable, Layer, Operand, allowed_widths, layer_costs
+from hwprune.latency.key import costed_operands
 from hwprune.network import Network
 
 BYTES_PER_PARAMETER = 4
@@ -98,18 +99,11 @@ def price(network: Network, metric: str, *, table: LatencyTable | None = None, s
     frozen = {group.name: group.channels for group in network.frozen}
     costs = []
     for layer in network.layers:
-        axes = [_cost_axis(operand, allowed, frozen) for operand in costed_operands(layer)]
+        axes = [_cost_axis(operand, allowed, frozen) for _, operand in costed_operands(layer)]
         table_of_layer = cost_of(layer, tuple(axis.sizes for axis in axes))
         if table_of_layer is not None:
             costs.append(Cost(budget=metric, axes=tuple(axes), table=table_of_layer, name=layer.name))
     return Pricing(metric=metric, widths=allowed, costs=tuple(costs))
-
-
-def costed_operands(layer: Layer) -> tuple[Operand, ...]:
-    """The operands whose sizes decide a layer's cost: input and output, or one where both shrink together."""
-    if layer.call is None and not layer.cut_per_group:
-        return (layer.inputs[0], layer.output)
-    return (layer.output,)
 
 
 def _cost_axis(operand: Operand, allowed: Mapping[str, tuple[int, ...]], frozen: Mapping[str, int]) -> CostAxis:
@@ -131,12 +125,12 @@ def _analytic(metric: str) -> LayerCost:
         dense = layer.macs if metric == "macs" else layer.parameters - bias
         if not dense:
             return None
-        operands = costed_operands(layer)
+        operands = [operand for _, operand in costed_operands(layer)]
         ratios = [
             np.asarray(s, dtype=np.float64) / (1 if o.channel_dim is None else o.shape[o.channel_dim])
             for s, o in zip(sizes, operands, strict=True)
         ]
-        values = dense * math.prod(np.ix_(*ratios))  # type: ignore[type-var]
+        values = dense * math.prod(np.ix_(*ratios))
         if metric == "size_bytes":
             values = (values + bias * ratios[-1]) * BYTES_PER_PARAMETER
         return np.asarray(values, dtype=np.float64)

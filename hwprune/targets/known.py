@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,6 @@ from hwprune.errors import InputError
 from hwprune.targets._base import Runtime
 from hwprune.targets.onnxruntime import OnnxRuntime
 from hwprune.targets.target import Target
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 _RUNTIMES: dict[str, Runtime] = {"onnxruntime": OnnxRuntime()}
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hwprune.budget import Plan
-from hwprune.compression.settle import AIM, ClosedLoop, Trial, Window, correct
+from hwprune.compression.settle import ClosedLoop, Trial, Window, correct
 from hwprune.errors import BudgetError
 
 GROUPS = 6
@@ -76,9 +76,8 @@ def test_ends_inside_the_window_in_few_measurements(device: Device, ratio: float
     closed = loop(device, ratio)
     result = closed.run()
     assert result.inside
-    last = result.trials[-1]
-    assert last.widths == result.plan.widths
-    assert 0.955 <= last.measured / closed.limit <= 0.995
+    (built,) = [trial for trial in result.trials if trial.widths == result.plan.widths]
+    assert 0.95 <= built.measured / closed.limit <= 1
     assert len(result.trials) - 2 <= 6
 
 
@@ -87,9 +86,7 @@ def test_a_cliff_inside_the_window_gives_the_best_plan_below_it() -> None:
         return predicted(widths) * (1.0 if predicted(widths) < 2.0 else 1.6)
 
     trials = [Trial(w, predicted(w), cliff(w)) for w in (DENSE, SMALLEST)]
-    closed = ClosedLoop(
-        solve, lambda p: cliff(p.widths), limit=2.5, floor=predicted(SMALLEST), trials=trials, most=12
-    )
+    closed = ClosedLoop(solve, lambda p: cliff(p.widths), limit=2.5, floor=predicted(SMALLEST), trials=trials, most=12)
     result = closed.run()
     assert not result.inside
     assert cliff(result.plan.widths) <= 2.5
@@ -113,17 +110,16 @@ def test_never_measures_the_same_widths_twice() -> None:
 
 def test_out_of_reach_says_the_least_that_was_measured() -> None:
     trials = [Trial(w, predicted(w), 5.0 + predicted(w)) for w in (DENSE, SMALLEST)]
-    closed = ClosedLoop(
-        solve, lambda p: 5.0 + predicted(p.widths), limit=5.1, floor=predicted(SMALLEST), trials=trials
-    )
+    closed = ClosedLoop(solve, lambda p: 5.0 + predicted(p.widths), limit=5.1, floor=predicted(SMALLEST), trials=trials)
     with pytest.raises(BudgetError, match=r"5\.336"):
         closed.run()
 
 
-def test_window_is_respected() -> None:
-    closed = loop(overhead, 0.6, window=Window(low=0.9, high=0.97))
+def test_a_narrower_window_is_respected() -> None:
+    closed = loop(overhead, 0.6, window=Window(low=0.975, margin=0.01))
     result = closed.run()
-    assert 0.9 <= result.trials[-1].measured / closed.limit <= 0.97 or AIM > 0.97
+    assert result.inside
+    assert 0.985 <= result.trials[-1].measured / closed.limit <= 0.99
 
 
 def test_a_prediction_is_corrected_by_the_nearest_trial() -> None:
