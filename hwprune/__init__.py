@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from hwprune.verbs import predict as predict
     from hwprune.verbs import profile as profile
 
+__version__ = "0.1.0"
+
 _HOMES = {
     "Budget": "budget",
     "Bundle": "deploy",
