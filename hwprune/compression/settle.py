@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations
 
-from hwprune.budget import Plan
-from hwprune.errors import BudgetError
+import numpy as np
 
-AIM = 0.985  # of the budget: inside it on both sides of the noise that is left after a clean measurement
+from hwprune.budget import Plan, Problem, solve_halp
+from hwprune.errors import BudgetError, InfeasibleError
+
+AIM = 0.98  # of the budget: inside it on both sides of the noise that is left after a clean measurement
+SECANTS = 3  # networks proposed by the secant, before widths are changed one by one
+REACH = 6  # times two widths that are changed at once, at most
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class Window:
     """
 
     low: float = 0.95
-    margin: float = 0.005
+    margin: float = 0.0075
 
     def holds(self, fraction: float, margin: float = 0.0) -> bool:
         """Whether a measured fraction of the budget is inside."""
@@ -71,88 +76,130 @@ def correct(predicted: float, trials: Sequence[Trial]) -> float:
 
 @dataclass
 class ClosedLoop:
-    """Finds the prediction whose plan measures just inside the budget.
+    """Finds a plan that measures just inside the budget.
 
-    The measured value grows with the predicted one, but not in proportion: sums of isolated layers
-    overshoot, and by how much depends on the network. So the loop keeps the closest trial on either
-    side of the budget and takes the secant between them.
+    The first networks are the solver's own, at predictions chosen by the secant between the closest trials on
+    either side of the budget: sums of isolated layers overshoot, and by how much depends on the network. What is
+    left after that is how a particular choice of widths differs from its prediction, and no prediction gets
+    past it; so later networks are changed by a width or two from the one that measured closest.
 
     Args:
-        solve: predicted budget → best plan within it.
+        problem: with the one budget that is measured; its limit is not used.
         measure: plan → measured value of the network cut to it.
         limit: the budget, in the unit that is measured.
-        floor: the least predicted value that ``solve`` can reach.
-        trials: what is known already; at least the dense network.
+        trials: what is known already; at least the dense network, at best the smallest one too.
         window: where the result must lie.
-        most: the largest number of new measurements.
+        most: the largest number of new networks.
     """
 
-    solve: Callable[[float], Plan]
+    problem: Problem
     measure: Callable[[Plan], float]
     limit: float
-    floor: float
     trials: list[Trial]
     window: Window = field(default_factory=Window)
-    most: int = 10
+    most: int = 12
 
     def run(self) -> Settlement:
-        """Measure until a plan is inside the window.
+        """Measure until a plan is inside the window, twice.
 
         Raises:
-            BudgetError: even the smallest network measures over the budget; says what it measured.
+            BudgetError: everything measured over the budget; says the least.
         """
-        plans: dict[tuple[tuple[str, int], ...], Plan] = {}
-        for _ in range(self.most):
-            plan = self._propose()
+        for turn in range(self.most):
+            plan = (self._by_secant() if turn < SECANTS else None) or self._beside_closest()
             if plan is None:
                 break
-            plans[_key(plan.widths)] = plan
-            trial = Trial(dict(plan.widths), _predicted(plan), self.measure(plan))
-            self.trials.append(trial)
-            if self.window.holds(trial.measured / self.limit, self.window.margin):
+            value = self.measure(plan)
+            if self._settled(value):
+                value = (value + self.measure(plan)) / 2  # a lucky reading is not a promise
+            self.trials.append(Trial(dict(plan.widths), self._predicted(plan), value))
+            if self._settled(value):
                 return Settlement(plan=plan, trials=tuple(self.trials), inside=True)
-        within = [t for t in self.trials if t.measured <= self.limit and _key(t.widths) in plans]
+        return self._best()
+
+    def _settled(self, value: float) -> bool:
+        return self.window.holds(value / self.limit, self.window.margin)
+
+    def _best(self) -> Settlement:
+        """Without a plan safely inside the window: the one inside it, or else the closest below the budget."""
+        within = [trial for trial in self.trials if trial.measured <= self.limit and self._offered(trial.widths)]
         if not within:
             least = min(trial.measured for trial in self.trials)
             raise BudgetError(
                 f"the budget of {self.limit:.6g} cannot be reached: the least that was measured is {least:.6g}",
-                hint=f"ask for {least * 1.02:.4g} or more",
+                hint=f"ask for {least * 1.05:.4g} or more",
             )
-        best = max(within, key=lambda trial: trial.measured)
+        best = min(within, key=lambda trial: abs(trial.measured - AIM * self.limit))
         inside = self.window.holds(best.measured / self.limit)
-        return Settlement(plan=plans[_key(best.widths)], trials=tuple(self.trials), inside=inside)
+        return Settlement(plan=self._plan(best.widths), trials=tuple(self.trials), inside=inside)
 
-    def _propose(self) -> Plan | None:
-        """A plan not measured yet, where the secant crosses the aim; None if there is none left."""
-        known = {_key(trial.widths): trial for trial in self.trials}
-        low, high = self._bracket()
-        aim = AIM * self.limit
-        at = low.predicted + (aim - low.measured) * (high.predicted - low.predicted) / (high.measured - low.measured)
-        below, above = max(min(low.predicted, high.predicted), self.floor), max(low.predicted, high.predicted)
-        for _ in range(12):
-            at = min(max(at, below), above)
-            plan = self.solve(at)
-            seen = known.get(_key(plan.widths))
-            if seen is None:
-                return plan
-            if seen.measured < aim:
-                below = at
-            else:
-                above = at
-            at = (below + above) / 2
-        return None
-
-    def _bracket(self) -> tuple[Trial, Trial]:
-        """The closest trials on either side of the aim; zero cost measures zero."""
+    def _by_secant(self) -> Plan | None:
+        """The solver's plan where the secant crosses the aim; None if it was measured already."""
         aim = AIM * self.limit
         low = max((t for t in self.trials if t.measured <= aim), key=lambda t: t.measured, default=Trial({}, 0.0, 0.0))
         high = min((t for t in self.trials if t.measured > aim), key=lambda t: t.measured)
-        return low, high
+        at = low.predicted + (aim - low.measured) * (high.predicted - low.predicted) / (high.measured - low.measured)
+        metric = self._metric
+        try:
+            plan = solve_halp(
+                replace(self.problem, budgets={metric: max(at, self.problem.least()[metric] * (1 + 1e-6))})
+            )
+        except InfeasibleError:
+            return None
+        return None if self._seen(plan.widths) else plan
 
+    def _beside_closest(self) -> Plan | None:
+        """A plan not measured yet, a few widths away from the closest trial, that should measure inside.
 
-def _predicted(plan: Plan) -> float:
-    return next(iter(plan.used.values()))
+        The closer two plans are, the better one tells of the other. Of several plans that fit, the one that
+        keeps most saliency.
+        """
+        known = [trial for trial in self.trials if self._offered(trial.widths)]
+        if not known:
+            return None
+        start = min(known, key=lambda trial: abs(trial.measured - AIM * self.limit))
+        rate, widths, nearest = start.measured / start.predicted, start.widths, None
+        for _ in range(REACH):
+            beside = [w for w in self._changed(widths) if not self._seen(w)]
+            if not beside:
+                break
+            columns = {group: np.array([w[group] for w in beside]) for group in widths}
+            predicted = self.problem.evaluate_each(self._metric, columns)
+            expected = (start.measured + rate * (predicted - start.predicted)) / self.limit
+            fitting = [w for w, e in zip(beside, expected, strict=True) if self.window.holds(e, 2 * self.window.margin)]
+            if fitting:
+                return self._plan(max(fitting, key=self.problem.objective))
+            nearest = widths = beside[int(np.abs(expected - AIM).argmin())]
+        return None if nearest is None else self._plan(nearest)
 
+    def _changed(self, widths: Mapping[str, int]) -> list[dict[str, int]]:
+        """All widths that differ in one group or two, by one step each."""
+        steps = []
+        for group, choices in self.problem.groups.items():
+            place = choices.widths.index(widths[group])
+            steps += [(group, choices.widths[i]) for i in (place - 1, place + 1) if 0 <= i < len(choices.widths)]
+        pairs = [dict(pair) for pair in combinations(steps, 2) if pair[0][0] != pair[1][0]]
+        return [{**widths, **change} for change in [*(dict([step]) for step in steps), *pairs]]
 
-def _key(widths: dict[str, int]) -> tuple[tuple[str, int], ...]:
-    return tuple(sorted(widths.items()))
+    def _plan(self, widths: Mapping[str, int]) -> Plan:
+        used = self.problem.evaluate(widths)
+        return Plan(
+            widths=dict(widths),
+            objective=self.problem.objective(widths),
+            used=used,
+            budgets={self._metric: used[self._metric]},
+            solver="halp, then by measurement",
+        )
+
+    def _offered(self, widths: Mapping[str, int]) -> bool:
+        return all(widths.get(group) in choices.widths for group, choices in self.problem.groups.items())
+
+    def _seen(self, widths: Mapping[str, int]) -> bool:
+        return any(trial.widths == widths for trial in self.trials)
+
+    def _predicted(self, plan: Plan) -> float:
+        return plan.used[self._metric]
+
+    @property
+    def _metric(self) -> str:
+        return next(iter(self.problem.budgets))

@@ -206,25 +206,22 @@ def _prune_while_training(job: Job, run: RunFolder, model: nn.Module, pruner: Ha
 
 def settle(job: Job, run: RunFolder) -> dict[str, Any]:
     """Solve the last prune step so that the exported network measures inside the budget; write plan.json."""
-    model, pruner = explored(job, run)
-    reached = run.stage("reach")
-    trials, limit = _trials(run), float(reached["limit"])
-    prices = pruner.pricing
-
-    def solve(predicted: float) -> Plan:
-        return pruner.complete(solve_halp(pruner.problem(predicted), at=pruner.widths))
-
+    _, pruner = explored(job, run)
+    trials, limit = _trials(run), float(run.stage("reach")["limit"])
     if not _can_measure(job):
-        settlement = Settlement(plan=solve(limit), trials=(), inside=True)
+        plan = solve_halp(pruner.problem(limit))
+        settlement = Settlement(plan=plan, trials=(), inside=True)
     elif limit >= trials[0].measured:
         job.progress.say("the dense network is inside the budget: nothing is cut")
-        settlement = Settlement(plan=solve(trials[0].predicted), trials=tuple(trials), inside=False)
+        settlement = Settlement(
+            plan=solve_halp(pruner.problem(trials[0].predicted)), trials=tuple(trials), inside=False
+        )
     else:
-        measure = _announced(job, run, limit, gauge(job, run), model)
-        floor = prices.value(prices.smallest) * (1 + 1e-6)
-        settlement = ClosedLoop(solve, measure, limit=limit, floor=floor, trials=trials).run()
-    write_atomic(run.path / "plan.json", settlement.plan.to_json())
-    predicted = settlement.plan.used[job.budget.metric]
+        measure = _announced(job, run, limit, pruner)
+        settlement = ClosedLoop(pruner.problem(limit), measure, limit=limit, trials=trials).run()
+    plan = pruner.complete(settlement.plan)
+    write_atomic(run.path / "plan.json", plan.to_json())
+    predicted = plan.used[job.budget.metric]
     return {
         "predicted": correct(predicted, settlement.others) if settlement.others else predicted,
         "predicted_by_table": predicted,
@@ -233,9 +230,11 @@ def settle(job: Job, run: RunFolder) -> dict[str, Any]:
     }
 
 
-def _announced(job: Job, run: RunFolder, limit: float, using: Gauge, model: nn.Module) -> Callable[[Plan], float]:
+def _announced(job: Job, run: RunFolder, limit: float, pruner: HalpPruner) -> Callable[[Plan], float]:
+    using = gauge(job, run)
+
     def measure(plan: Plan) -> float:
-        value = using.measure(cut(model, plan.cuts))
+        value = using.measure(cut(pruner.model, pruner.complete(plan).cuts))
         predicted = plan.used[job.budget.metric]
         run.event("trial", widths=plan.widths, predicted=predicted, measured=value, limit=limit)
         job.progress.say(f"closed loop: measured {value:.4g}, {value / limit:.1%} of the budget")

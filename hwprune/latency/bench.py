@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from hwprune import device_runner
 from hwprune.errors import MeasurementError
-from hwprune.latency.isolate import isolated_model, null_model
+from hwprune.latency.isolate import isolated_models, null_model
 from hwprune.latency.layer import Layer, Operand
 from hwprune.targets import Runtime, Target, runtime_for
 
@@ -34,10 +34,10 @@ class Timing:
     iqr_ms: float
     repeats: int
 
-    def above(self, other: Timing) -> Timing:
+    def above(self, other: Timing, k=1) -> Timing:
         """What this takes longer than ``other``."""
         return Timing(
-            max(LEAST_MS, self.latency_ms - other.latency_ms),
+            max(LEAST_MS, (self.latency_ms - other.latency_ms)/k),
             math.hypot(self.iqr_ms, other.iqr_ms),
             min(self.repeats, other.repeats),
         )
@@ -68,16 +68,17 @@ class Bench:
         self.target, self.seed = target, seed
         self.runtime = runtime or runtime_for(target)
         self._measure = measure
-        self._fixed = {NULL: self._opened(null_model()), ANCHOR: self._opened(isolated_model(probe(target), (64, 64)))}
+        _, anchor = next(isolated_models(probe(target), [(64, 64)]))
+        self._fixed = {NULL: self._opened(null_model()), ANCHOR: self._opened(anchor)}
         self._null_ms: list[float] = []
         self._anchor_ms: list[float] = []
         self._clean: list[float] = []
 
-    def time(self, models: Mapping[Hashable, Callable[[], bytes]], what: str) -> dict[Hashable, Timing]:
+    def time(self, models: Iterable[tuple[Hashable, bytes]], what: str) -> dict[Hashable, Timing]:
         """Time models against each other.
 
         Args:
-            models: functions that make them, by name.
+            models: names and serialised models; they are taken from it as there is room for them.
             what: what they are, for messages.
 
         Raises:
@@ -153,21 +154,19 @@ def channel_step(bench: Bench) -> int:
     edge, steps = 64, (32, 16, 8, 4, 2)
     layer = probe(bench.target)
 
-    def model(count: int) -> Callable[[], bytes]:
-        return lambda: isolated_model(layer, (64, count))
-
-    found = bench.time({count: model(count) for count in (edge, *(edge - step + 1 for step in steps))}, "channel step")
+    points = [(64, edge), *((64, edge - step + 1) for step in steps)]
+    found = bench.time(isolated_models(layer, points), "the channel step")
+    full = found[(64, edge), 1].latency_ms
     for step in steps:
-        drop = 1 - found[edge - step + 1].latency_ms / found[edge].latency_ms
+        drop = 1 - found[(64, edge - step + 1), 1].latency_ms / full
         if drop < (step - 1) / edge / 4:
             return step
     return 1
 
 
-def _in_batches(models: Mapping[Hashable, Callable[[], bytes]]) -> Iterator[dict[Hashable, bytes]]:
+def _in_batches(models: Iterable[tuple[Hashable, bytes]]) -> Iterator[dict[Hashable, bytes]]:
     batch: dict[Hashable, bytes] = {}
-    for name, make in models.items():
-        model = make()
+    for name, model in models:
         if batch and sum(map(len, batch.values())) + len(model) > BATCH_BYTES:
             yield batch
             batch = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,38 +16,41 @@ from hwprune.latency.layer import Layer
 _OPSET, _IR = 20, 10  # old enough for every ONNX Runtime that hwprune accepts
 
 
-def isolated_model(layer: Layer, sizes: tuple[int, ...], *, copies: int = 1) -> bytes:
-    """The layer alone, at these channel counts, with made-up weights.
+Point = tuple[int, ...]
+
+
+def isolated_models(
+    layer: Layer, points: Sequence[Point], *, copies: Sequence[int] = (1,)
+) -> Iterator[tuple[tuple[Point, int], bytes]]:
+    """The layer alone, with made-up weights, at several channel counts.
 
     Args:
         layer: any layer.
-        sizes: channel counts along the axes of its key.
-        copies: of a convolution, all reading the same input, their outputs summed.
+        points: channel counts along the axes of its key.
+        copies: how many convolutions, all reading the same input, are summed; one model for each. Other layers: 1.
 
-    Returns:
-        a serialised ONNX model.
+    Yields:
+        a point, a number of copies, and the serialised ONNX model.
 
     Raises:
         MissingLatencyError: the operator cannot be run alone.
     """
     if layer.op not in WEIGHT_OPS:
-        from hwprune.latency.operator_export import exported_operator
+        from hwprune.latency.operator_export import exported_operators
 
-        return exported_operator(layer, sizes[0] if sizes else None)
-    shape = list(layer.inputs[0].shape)
-    dim = channel_dim(layer, layer.inputs[0])
+        models = exported_operators(layer, [point[0] if point else None for point in points])
+        yield from (((point, 1), model) for point, model in zip(points, models, strict=True))
+    elif layer.op == "linear":
+        yield from (((point, 1), _linear(_input_shape(layer, point[0]), *point)) for point in points)
+    else:
+        yield from (((point, count), _convolution(layer, point, count)) for point in points for count in copies)
+
+
+def _input_shape(layer: Layer, channels: int) -> list[int]:
+    shape, dim = list(layer.inputs[0].shape), channel_dim(layer, layer.inputs[0])
     assert dim is not None
-    if layer.op == "linear":
-        shape[dim] = sizes[0]
-        return _linear(shape, *sizes)
-    groups = int(layer.attributes["conv_groups"])
-    incoming, outgoing = (layer.inputs[0].shape[dim], layer.output.shape[dim]) if layer.cut_per_group else sizes
-    if layer.cut_per_group:
-        # Where the count is no whole number of convolution groups, the next whole number stands for it.
-        kept = math.ceil(sizes[0] * groups / outgoing)
-        incoming, outgoing, groups = incoming * kept // groups, outgoing * kept // groups, kept
-    shape[dim] = incoming
-    return _convolution(layer, shape, outgoing, groups, copies)
+    shape[dim] = channels
+    return shape
 
 
 def null_model() -> bytes:
@@ -55,9 +59,17 @@ def null_model() -> bytes:
     return _model([node], [1], [numpy_helper.from_array(np.ones(1, dtype=np.float32), "one")])
 
 
-def _convolution(layer: Layer, shape: list[int], outgoing: int, groups: int, copies: int) -> bytes:
+def _convolution(layer: Layer, point: Point, copies: int) -> bytes:
     given, transposed = layer.attributes, layer.op == "conv_transpose"
-    ends = (shape[1], outgoing // groups) if transposed else (outgoing, shape[1] // groups)
+    groups = int(given["conv_groups"])
+    if layer.cut_per_group:
+        # Where the count is no whole number of convolution groups, the next whole number stands for it.
+        dense = layer.inputs[0].shape[1], layer.output.shape[1]
+        kept = math.ceil(point[0] * groups / dense[1])
+        (incoming, outgoing), groups = (size * kept // groups for size in dense), kept
+    else:
+        incoming, outgoing = point
+    ends = (incoming, outgoing // groups) if transposed else (outgoing, incoming // groups)
     settings: dict[str, Any] = {
         "kernel_shape": given["kernel"],
         "strides": given["stride"],
@@ -76,7 +88,7 @@ def _convolution(layer: Layer, shape: list[int], outgoing: int, groups: int, cop
             nodes.append(helper.make_node("Add", [total, f"y{i}"], [f"sum{i}"]))
             total = f"sum{i}"
     nodes.append(helper.make_node("Identity", [total], ["y"]))
-    return _model(nodes, shape, weights)
+    return _model(nodes, _input_shape(layer, incoming), weights)
 
 
 def _linear(shape: list[int], incoming: int, outgoing: int) -> bytes:
@@ -101,7 +113,7 @@ def _model(nodes: list[onnx.NodeProto], shape: list[int], initializers: list[Ten
         nodes,
         "layer",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [None] * len(shape))],
         initializers,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR)

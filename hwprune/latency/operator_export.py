@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import onnx.utils
 import torch
 from torch import Tensor, nn
 
@@ -16,38 +18,75 @@ from hwprune.latency.layer import Layer
 from hwprune.latency.resizing import resized_call
 
 
-def exported_operator(layer: Layer, size: int | None) -> bytes:
-    """One call of an ATen operator as an ONNX model.
+def exported_operators(layer: Layer, sizes: Sequence[int | None]) -> list[bytes]:
+    """One call of an ATen operator as an ONNX model, for several channel counts.
+
+    They are exported together and then taken apart: the exporter takes most of a second whatever it is given.
 
     Args:
         layer: an operator without weights.
-        size: channels of its output; None where it has none.
+        sizes: channels of its output; None where it has none.
+
+    Returns:
+        a serialised model per size.
 
     Raises:
-        MissingLatencyError: it cannot be run alone, or not with this many channels.
+        MissingLatencyError: it cannot be run alone, or not with so many channels.
     """
-    shapes, call = resized_call(layer, size)
-    expected = list(layer.output.shape)
-    if size is not None and layer.output.channel_dim is not None:
-        expected[layer.output.channel_dim] = size
+    resized = [resized_call(layer, size) for size in sizes]
     generator = torch.Generator().manual_seed(0)
-    inputs = tuple(torch.randn(shape, generator=generator) for shape in shapes)
+    inputs = [[torch.randn(shape, generator=generator) for shape in shapes] for shapes, _ in resized]
     try:
-        operator = _Operator(call).eval()
+        operators = [_Operator(call) for _, call in resized]
         with torch.no_grad():
-            result = operator(*inputs)
-        produced = list((result[0] if isinstance(result, list) else result).shape)
+            outputs = [operator(*given) for operator, given in zip(operators, inputs, strict=True)]
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise _cannot_measure(layer, expected, str(error)) from error
-    if produced != expected:
-        raise _cannot_measure(layer, expected, f"it gives {produced}")
+        raise _cannot_measure(layer, str(error)) from error
+    for size, produced in zip(sizes, outputs, strict=True):
+        expected = list(layer.output.shape)
+        if size is not None and layer.output.channel_dim is not None:
+            expected[layer.output.channel_dim] = size
+        if list(produced[0].shape) != expected:
+            raise _cannot_measure(layer, f"its output should be {expected} and is {list(produced[0].shape)}")
+    names = [
+        [[f"{end}{i}_{j}" for j in range(len(one))] for i, one in enumerate(all_)]
+        for end, all_ in (("x", inputs), ("y", outputs))
+    ]
     with _known_noise_silenced():
         try:
-            program = torch.onnx.export(operator, inputs, dynamo=True, optimize=True, verbose=False)
+            program = torch.onnx.export(
+                _SideBySide(operators).eval(),
+                tuple(_flat(inputs)),
+                input_names=list(_flat(names[0])),
+                output_names=list(_flat(names[1])),
+                dynamo=True,
+                optimize=True,
+                verbose=False,
+            )
         except torch.onnx.OnnxExporterError as error:
-            raise _cannot_measure(layer, expected, f"it has no ONNX form ({error})") from error
+            raise _cannot_measure(layer, f"it has no ONNX form ({error})") from error
     assert program is not None  # None is returned by the exporter that dynamo=False asks for
-    return bytes(program.model_proto.SerializeToString())
+    whole = onnx.utils.Extractor(program.model_proto)
+    parts = zip(*names, strict=True)
+    return [bytes(whole.extract_model(given, made).SerializeToString()) for given, made in parts]
+
+
+def _flat(lists: Iterable[Iterable[Any]]) -> Iterator[Any]:
+    return itertools.chain.from_iterable(lists)
+
+
+class _SideBySide(nn.Module):
+    """Several operators that have nothing to do with each other."""
+
+    def __init__(self, operators: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.operators = nn.ModuleList(operators)
+
+    def forward(self, *inputs: Tensor) -> list[Tensor]:
+        """Inputs of all of them in a row to outputs of all of them in a row."""
+        count = len(inputs) // len(self.operators)
+        given = (inputs[i * count : (i + 1) * count] for i in range(len(self.operators)))
+        return [output for operator, own in zip(self.operators, given, strict=True) for output in operator(*own)]
 
 
 class _Operator(nn.Module):
@@ -90,19 +129,18 @@ class _Operator(nn.Module):
             return {name: self._filled(item, inputs) for name, item in value.items()}
         return value
 
-    def forward(self, *inputs: Tensor) -> Tensor | list[Tensor]:
+    def forward(self, *inputs: Tensor) -> list[Tensor]:
         """The first of several results (the others are indices and statistics), but all pieces of a split."""
         result = self._function(*self._filled(self._args, inputs), **self._filled(self._kwargs, inputs))
-        if isinstance(result, tuple):
-            return result[0]  # type: ignore[no-any-return]
-        return list(result) if isinstance(result, list) else result
+        if isinstance(result, list):
+            return list(result)
+        return [result[0] if isinstance(result, tuple) else result]
 
 
-def _cannot_measure(layer: Layer, expected: list[int], reason: str) -> MissingLatencyError:
+def _cannot_measure(layer: Layer, reason: str) -> MissingLatencyError:
     target = layer.call["target"] if layer.call else layer.op
     return MissingLatencyError(
-        f"layer {layer.name}: {target} cannot be run alone with an output of {expected}: "
-        + reason.strip().partition("\n")[0],
+        f"layer {layer.name}: {target} cannot be measured alone: " + reason.strip().partition("\n")[0],
         hint="report this operator to hwprune, or write the model without it",
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import metadata
@@ -13,7 +13,7 @@ import numpy as np
 from hwprune.latency.bench import Bench, Timing, channel_step
 from hwprune.latency.entry import Entry
 from hwprune.latency.fusion import fused_into
-from hwprune.latency.isolate import isolated_model
+from hwprune.latency.isolate import isolated_models
 from hwprune.latency.key import costed_operands, key_of, sizes_of
 from hwprune.latency.layer import Layer, Operand
 from hwprune.latency.sampling import rounded_up, sample_sizes
@@ -86,7 +86,7 @@ def _entry(same: Sequence[Layer], bench: Bench, *, step: int, points: int) -> En
     sizes = tuple(
         sample_sizes(
             {sizes_of(other)[axis] for other in same},
-            min(_smallest(costed_operands(other)[axis][1], sizes_of(other)[axis], step) for other in same),
+            {_smallest(costed_operands(other)[axis][1], sizes_of(other)[axis], step) for other in same},
             step=step,
             points=points,
         )
@@ -111,16 +111,10 @@ def _timings(layer: Layer, points: Sequence[tuple[int, ...]], bench: Bench) -> l
     hand on to each other. Where the runtime adds outputs inside the kernel, two copies that are added differ from one
     by just what a layer costs within a network.
     """
-    counts = (1, 2) if bench.runtime.fuses("add", layer.op, rank=len(layer.output.shape)) else (1,)
-
-    def model(point: tuple[int, ...], copies: int) -> Callable[[], bytes]:
-        return lambda: isolated_model(layer, point, copies=copies)
-
-    models: dict[Hashable, Callable[[], bytes]] = {(p, n): model(p, n) for p in points for n in counts}
+    summed = bench.runtime.fuses("add", layer.op, rank=len(layer.output.shape))
+    models = isolated_models(layer, points, copies=(1, 5) if summed else (1,))
     found = bench.time(models, f"layer {layer.name}")
-    if counts == (1,):
-        return [found[point, 1] for point in points]
-    return [found[point, 2].above(found[point, 1]) for point in points]
+    return [found[point, 5].above(found[point, 1], 4) if summed else found[point, 1] for point in points]
 
 
 def _smallest(operand: Operand, dense: int, step: int) -> int:

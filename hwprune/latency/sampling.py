@@ -24,7 +24,7 @@ def rounded_up(size: int, step: int) -> int:
     return -(-size // step) * step
 
 
-def sample_sizes(dense: Collection[int], smallest: int, *, step: int, points: int) -> tuple[int, ...]:
+def sample_sizes(dense: Collection[int], smallest: Collection[int], *, step: int, points: int) -> tuple[int, ...]:
     """Channel counts to measure along one axis.
 
     The ends come first, then sizes that dense networks have, then multiples of the step, each in the middle of the
@@ -32,16 +32,17 @@ def sample_sizes(dense: Collection[int], smallest: int, *, step: int, points: in
 
     Args:
         dense: sizes of the layers that share the entry, in the dense network.
-        smallest: least size that any of them can be cut to.
+        smallest: the least sizes that each of them can be cut to; the dense size of one that cannot.
         step: the target's channel step.
         points: how many at most (more only if the ends and the sizes below the step are more).
 
     Returns:
         ascending.
     """
-    top = max(dense)
-    chosen = {min(smallest, top), top, *(size for size in dense if size < step)}
-    multiples = range(rounded_up(smallest, step), top, step)
+    low, top = min(smallest), max(dense)
+    edges = {size for size in smallest if size % step == 0}
+    chosen = {low, top, *(size for size in dense if size < step), *([min(edges)] if edges else [])}
+    multiples = range(rounded_up(low, step), top, step)
     for candidates in (sorted(dense), multiples):
         while len(chosen) < points:
             size = _middle_of_widest_gap(sorted(chosen), candidates)

@@ -82,3 +82,16 @@ def outputs_of(model: nn.Module, example: Example, *, seed: int = 0) -> list[tor
         # date; nothing depends on it, but torch warns.
         warnings.filterwarnings("ignore", message="input's size at dim=1 does not match num_features")
         return tensors_of(model(*as_arguments(example)))
+
+
+def random_like(example: Example) -> tuple[torch.Tensor, ...]:
+    """Inputs of the same shapes, types and spread; whole numbers stay as they are."""
+    generator = torch.Generator().manual_seed(1)
+    result = []
+    for tensor in as_arguments(example):
+        if tensor.is_floating_point():
+            noise = torch.randn(tensor.shape, generator=generator).to(tensor)
+            spread = tensor.std(correction=0) if tensor.numel() else tensor
+            tensor = tensor.mean() + noise * (spread if spread > 0 else 1.0)
+        result.append(tensor)
+    return tuple(result)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from hwprune.errors import SurgeryError
-from hwprune.network.forward import Example, outputs_of
+from hwprune.network.forward import Example, as_arguments, outputs_of, random_like, undisturbed
 from hwprune.network.masking import masked
 from hwprune.network.network import ChannelGroup, Network
 from hwprune.network.recording import Deadline
@@ -17,6 +17,7 @@ from hwprune.network.surgery import copied, cut
 from hwprune.network.verification import compare_outputs, verify_cut
 
 TOLERANCE = 1e-4
+_ANSWERS = 0.01  # relative change of the output between two inputs that is enough to see errors
 
 
 def failures(model: nn.Module, network: Network, example: Example, deadline: Deadline) -> dict[str, str]:
@@ -54,8 +55,9 @@ def failures(model: nn.Module, network: Network, example: Example, deadline: Dea
 def _failure(model: nn.Module, network: Network, groups: Sequence[ChannelGroup], example: Example) -> str | None:
     """Why these groups cannot be cut together; None if they can."""
     kept = _halves(groups)
+    smaller = cut(model, network.cuts(kept))
     try:
-        compare_outputs(masked(model, network, kept), cut(model, network.cuts(kept)), example, tolerance=TOLERANCE)
+        compare_outputs(lambda: masked(model, network, kept), smaller, example, tolerance=TOLERANCE)
     except SurgeryError as error:
         return error.message
     return None
@@ -75,20 +77,57 @@ def lively(model: nn.Module, example: Example) -> nn.Module:
     """A copy in which a wrong cut shows.
 
     Freshly initialised networks hide errors: a normalisation that starts at zero multiplies whatever is
-    wrong by zero, and channels with equal parameters can be exchanged unnoticed. So parameters that are
-    all equal get random values; where that leaves nothing to see (outputs that are zero or overflow), all
-    parameters do; if that is no better, the copy is left as the model was.
+    wrong by zero, channels with equal parameters can be exchanged unnoticed, and signals may die out long
+    before the output. So parameters that are all equal get random values, and batch norms the statistics
+    of the example; if the output then still hardly depends on the input, all parameters become random.
+
+    Returns:
+        The first of these copies whose output answers to its input, else the one that does so most.
     """
+    best, most = copied(model), -1.0
     for everything in (False, True):
-        result = copied(model)
-        _disturb(result, everything)
-        if all(_telling(tensor) for tensor in outputs_of(result, example)):
-            return result
-    return copied(model)
+        candidate = copied(model)
+        _disturb(candidate, everything)
+        _adapt_statistics(candidate, example)
+        response = _response(candidate, example)
+        if response > _ANSWERS:
+            return candidate
+        if response > most:
+            best, most = candidate, response
+    return best
 
 
-def _telling(output: torch.Tensor) -> bool:
-    return bool(output.isfinite().all() and output.any()) if output.is_floating_point() else True
+def _response(model: nn.Module, example: Example) -> float:
+    """How much the outputs differ between two inputs, relative to the largest; -1 if they overflow."""
+    worst = 0.0
+    for one, other in zip(outputs_of(model, example), outputs_of(model, random_like(example)), strict=True):
+        if not one.is_floating_point() or one.shape != other.shape or not one.numel():
+            continue
+        if not (one.isfinite().all() and other.isfinite().all()):
+            return -1.0
+        scale = max(one.abs().max().item(), other.abs().max().item())
+        worst = max(worst, (one - other).abs().max().item() / scale if scale else 0.0)
+    return worst
+
+
+def _adapt_statistics(model: nn.Module, example: Example) -> None:
+    """Give batch norms the statistics of the example, where it has more than one value per channel."""
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    before = [{name: buffer.clone() for name, buffer in norm.named_buffers()} for norm in norms]
+    momenta = [norm.momentum for norm in norms]
+    try:
+        with undisturbed(model):
+            for norm in norms:
+                norm.momentum = 1.0
+                norm.train()
+            model(*as_arguments(example))
+        finite = all(buffer.isfinite().all() for norm in norms for buffer in norm.buffers())
+    except (RuntimeError, ValueError):  # one value per channel has no variance
+        finite = False
+    for norm, buffers, momentum in zip(norms, before, momenta, strict=True):
+        norm.momentum = momentum
+        if not finite:
+            norm.load_state_dict(buffers, strict=False)
 
 
 def _disturb(model: nn.Module, everything: bool) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from hwprune.errors import SurgeryError
-from hwprune.network.forward import Example, as_arguments, outputs_of
+from hwprune.network.forward import Example, outputs_of, random_like
 from hwprune.network.masking import masked
 from hwprune.network.network import Network
 
@@ -61,13 +61,17 @@ def verify_cut(
         raise SurgeryError(f"the smaller network has {count} parameters, not {expected}")
     reference = masked(original, network, kept)
     error = 0.0
-    for inputs in (example, _random_like(example)):
-        error = max(error, compare_outputs(reference, smaller, inputs, tolerance=tolerance))
+    for inputs in (example, random_like(example)):
+        error = max(error, compare_outputs(lambda: reference, smaller, inputs, tolerance=tolerance))
     return CutReport(error, count, expected)
 
 
-def compare_outputs(reference: nn.Module, smaller: nn.Module, example: Example, *, tolerance: float) -> float:
+def compare_outputs(
+    reference: Callable[[], nn.Module], smaller: nn.Module, example: Example, *, tolerance: float
+) -> float:
     """The largest relative difference between the outputs of two networks.
+
+    ``reference`` is called only if the smaller network runs at all.
 
     Raises:
         SurgeryError: forward of the smaller network fails, shapes differ, or the difference is too large.
@@ -75,8 +79,9 @@ def compare_outputs(reference: nn.Module, smaller: nn.Module, example: Example, 
     try:
         actual = outputs_of(smaller, example)
     except Exception as error:
-        raise SurgeryError(f"forward of the smaller network fails: {type(error).__name__}: {error}") from error
-    wanted = outputs_of(reference, example)
+        what = f"{type(error).__name__}: {error}".partition("\n")[0][:300]
+        raise SurgeryError(f"forward of the smaller network fails: {what}") from error
+    wanted = outputs_of(reference(), example)
     if [tensor.shape for tensor in actual] != [tensor.shape for tensor in wanted]:
         shapes = [tuple(tensor.shape) for tensor in actual], [tuple(tensor.shape) for tensor in wanted]
         raise SurgeryError(f"the smaller network returns shapes {shapes[0]}, the original {shapes[1]}")
@@ -116,15 +121,3 @@ def _check_sizes(original: nn.Module, smaller: nn.Module, cuts: Mapping[str, Map
             raise SurgeryError(f"{name} has shape {actual.get(name)}, not {tuple(shape)}")
         total += math.prod(shape)
     return total
-
-
-def _random_like(example: Example) -> tuple[torch.Tensor, ...]:
-    generator = torch.Generator().manual_seed(1)
-    result = []
-    for tensor in as_arguments(example):
-        if tensor.is_floating_point():
-            noise = torch.randn(tensor.shape, generator=generator).to(tensor)
-            spread = tensor.std(correction=0) if tensor.numel() else tensor
-            tensor = tensor.mean() + noise * (spread if spread > 0 else 1.0)
-        result.append(tensor)
-    return tuple(result)

@@ -8,7 +8,6 @@ replaced by an exact multiple-choice knapsack. Masked channels keep their most r
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +20,7 @@ from hwprune.network import Masks, Network, cut
 from hwprune.pruning.pricing import Pricing
 from hwprune.saliency import Accumulator, Criterion, TaylorBatchNorm
 
-Settle = Callable[[Problem], Plan]
+ROUNDING = 1e-9  # a target this little below the present cost is the same number, computed another way
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +59,10 @@ class HalpPruner:
         limit: the budget in the unit of ``pricing.metric``, as the pricing predicts it.
         schedule: how many steps, how far apart.
         criterion: saliency of a channel; HALP's first-order Taylor on batch norm if not given.
+
+    Raises:
+        InputError: the limit is not a positive number.
+        InfeasibleError: no choice of widths is inside it; said before any training.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class HalpPruner:
         schedule: HalpSchedule | None = None,
         criterion: Criterion | None = None,
     ) -> None:
+        pricing.check_reach(limit)
         self.model, self.network, self.pricing, self.limit = model, network, pricing, limit
         self.schedule = schedule or HalpSchedule()
         self.masks = Masks(model, network)
@@ -102,7 +106,7 @@ class HalpPruner:
 
     def _prune(self, target: float) -> None:
         problem = self.problem(target)
-        if self.pricing.value(self.widths) > target:
+        if self.pricing.value(self.widths) > target * (1 + ROUNDING):
             self._mask(solve_halp(problem, at=self.widths))
         self._accumulator.reset()
 

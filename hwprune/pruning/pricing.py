@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwprune.budget import Axis, Choices, Cost, CostAxis, Problem, rank
-from hwprune.errors import BudgetError
+from hwprune.errors import BudgetError, InfeasibleError
 from hwprune.latency import LatencyTable, Layer, Operand, allowed_widths, layer_costs
-from hwprune.latency.key import costed_operands
+from hwprune.latency.key import channel_dim, costed_operands
 from hwprune.network import Network
 
 BYTES_PER_PARAMETER = 4
@@ -53,6 +53,24 @@ class Pricing:
     def value(self, widths: Mapping[str, int]) -> float:
         """Predicted cost of the network at these widths, in the unit of ``metric``."""
         return sum(cost.at(widths) for cost in self.costs)
+
+    def check_reach(self, limit: float) -> None:
+        """Refuse a budget below what any allowed widths cost.
+
+        Raises:
+            InputError: the limit is not a positive number.
+            InfeasibleError: says the least.
+        """
+        channels = self.dense
+        nothing = {group: np.zeros(count) for group, count in channels.items()}
+        problem = self.problem(nothing, {group: list(range(count)) for group, count in channels.items()}, limit)
+        least = problem.least()[self.metric]
+        if least > limit:
+            raise InfeasibleError(
+                f"{self.metric} cannot be brought to {limit:.6g}: the least that any allowed widths cost is {least:.6g}",
+                least={self.metric: least},
+                hint=f"give a budget of at least {least:.6g}, or a model with more that can be cut",
+            )
 
     def restricted_to(self, widths: Mapping[str, int]) -> dict[str, int]:
         """Those of ``widths`` that belong to groups that can be cut."""
@@ -121,7 +139,8 @@ def _analytic(metric: str) -> LayerCost:
     """Cost from the layer's own size: bytes of float32 weights, or multiply-accumulates."""
 
     def cost(layer: Layer, sizes: tuple[tuple[int, ...], ...]) -> NDArray[np.float64] | None:
-        bias = layer.output.shape[layer.output.channel_dim or 1] if layer.attributes.get("bias") else 0
+        dim = channel_dim(layer, layer.output)
+        bias = layer.output.shape[dim] if layer.attributes.get("bias") and dim is not None else 0
         dense = layer.macs if metric == "macs" else layer.parameters - bias
         if not dense:
             return None

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from hwprune.budget import Plan
+from hwprune.budget import Axis, Cost, CostAxis, Plan, Problem, rank
 from hwprune.compression.settle import ClosedLoop, Trial, Window, correct
 from hwprune.errors import BudgetError
 
@@ -16,25 +16,23 @@ GROUPS = 6
 WIDTHS = tuple(range(16, 257, 16))
 
 
+def layer(i: int) -> Cost:
+    axis = CostAxis(Axis(terms=((f"g{i}", 1),)), WIDTHS)
+    return Cost(budget="latency_ms", axes=(axis,), table=(i + 1) * np.array(WIDTHS) / 1000)
+
+
+PROBLEM = Problem(
+    groups={f"g{i}": rank(np.random.default_rng(i).exponential(size=256) * (1 + i % 3), WIDTHS) for i in range(GROUPS)},
+    costs=tuple(layer(i) for i in range(GROUPS)),
+    budgets={"latency_ms": 1.0},
+)
+
+
 def predicted(widths: dict[str, int]) -> float:
-    return sum((i + 1) * width for i, width in enumerate(widths.values())) / 1000
+    return PROBLEM.evaluate(widths)["latency_ms"]
 
 
-def solve(limit: float) -> Plan:
-    """The widest uniform-ish plan within the limit: groups are widened in turn."""
-    widths = dict.fromkeys((f"g{i}" for i in range(GROUPS)), WIDTHS[0])
-    grown = True
-    while grown:
-        grown = False
-        for name, width in widths.items():
-            if width < WIDTHS[-1] and predicted({**widths, name: width + 16}) <= limit:
-                widths[name] += 16
-                grown = True
-    return Plan(widths=widths, used={"latency_ms": predicted(widths)}, budgets={"latency_ms": limit})
-
-
-DENSE = {f"g{i}": WIDTHS[-1] for i in range(GROUPS)}
-SMALLEST = {f"g{i}": WIDTHS[0] for i in range(GROUPS)}
+DENSE, SMALLEST = PROBLEM.widest, PROBLEM.smallest
 Device = Callable[[dict[str, int]], float]
 
 
@@ -55,71 +53,103 @@ def biased(widths: dict[str, int]) -> float:
 
 def noisy(seed: int) -> Device:
     generator = np.random.default_rng(seed)
-    return lambda widths: (0.4 + 0.7 * predicted(widths)) * generator.normal(1.0, 0.005)
+    return lambda widths: (0.4 + 0.7 * predicted(widths)) * generator.normal(1.0, 0.004)
+
+
+def erratic(seed: int) -> Device:
+    """Layers are off by 25 % each, as they are outside their context, and every width by its own 3 %."""
+    generator = np.random.default_rng(seed)
+    factors = generator.normal(1.0, 0.25, (GROUPS, 1)).clip(0.4) * generator.normal(1.0, 0.03, (GROUPS, len(WIDTHS)))
+
+    def device(widths: dict[str, int]) -> float:
+        parts = [(i + 1) * w / 1000 * factors[i, WIDTHS.index(w)] for i, w in enumerate(widths.values())]
+        return 0.2 + 0.8 * sum(parts)
+
+    return device
 
 
 def loop(device: Device, ratio: float, **settings: object) -> ClosedLoop:
     trials = [Trial(w, predicted(w), device(w)) for w in (DENSE, SMALLEST)]
     return ClosedLoop(
-        solve,
+        PROBLEM,
         lambda plan: device(plan.widths),
         limit=ratio * trials[0].measured,
-        floor=predicted(SMALLEST) * (1 + 1e-6),
         trials=trials,
         **settings,  # type: ignore[arg-type]
     )
 
 
+DEVICES = [overhead, concave, biased, noisy(1), noisy(2), *(erratic(seed) for seed in range(8))]
+
+
 @pytest.mark.parametrize("ratio", [0.9, 0.75, 0.5, 0.35])
-@pytest.mark.parametrize("device", [overhead, concave, biased, noisy(1), noisy(2)])
+@pytest.mark.parametrize("device", DEVICES)
 def test_ends_inside_the_window_in_few_measurements(device: Device, ratio: float) -> None:
     closed = loop(device, ratio)
     result = closed.run()
     assert result.inside
     (built,) = [trial for trial in result.trials if trial.widths == result.plan.widths]
     assert 0.95 <= built.measured / closed.limit <= 1
-    assert len(result.trials) - 2 <= 6
+    assert len(result.trials) - 2 <= 8
 
 
-def test_a_cliff_inside_the_window_gives_the_best_plan_below_it() -> None:
-    def cliff(widths: dict[str, int]) -> float:
-        return predicted(widths) * (1.0 if predicted(widths) < 2.0 else 1.6)
+def cliff(widths: dict[str, int]) -> float:
+    return predicted(widths) * (1.0 if predicted(widths) < 2.0 else 1.6)
 
+
+def test_a_cliff_inside_the_window_gives_a_plan_below_it() -> None:
     trials = [Trial(w, predicted(w), cliff(w)) for w in (DENSE, SMALLEST)]
-    closed = ClosedLoop(solve, lambda p: cliff(p.widths), limit=2.5, floor=predicted(SMALLEST), trials=trials, most=12)
-    result = closed.run()
+    result = ClosedLoop(PROBLEM, lambda p: cliff(p.widths), limit=2.5, trials=trials).run()
     assert not result.inside
-    assert cliff(result.plan.widths) <= 2.5
-    assert cliff(result.plan.widths) == max(t.measured for t in result.trials if t.measured <= 2.5)
+    assert 1.8 < cliff(result.plan.widths) <= 2.5
 
 
-def test_never_measures_the_same_widths_twice() -> None:
+def test_never_measures_the_same_widths_again_later() -> None:
     seen: list[tuple[int, ...]] = []
-
-    def device(widths: dict[str, int]) -> float:
-        return predicted(widths) * (1.0 if predicted(widths) < 2.0 else 1.6)
 
     def measure(plan: Plan) -> float:
         seen.append(tuple(plan.widths.values()))
-        return device(plan.widths)
+        return cliff(plan.widths)
 
-    trials = [Trial(w, predicted(w), device(w)) for w in (DENSE, SMALLEST)]
-    ClosedLoop(solve, measure, limit=2.5, floor=predicted(SMALLEST), trials=trials, most=20).run()
+    trials = [Trial(w, predicted(w), cliff(w)) for w in (DENSE, SMALLEST)]
+    ClosedLoop(PROBLEM, measure, limit=2.5, trials=trials, most=20).run()
     assert len(seen) == len(set(seen)) > 2
+
+
+def test_a_lucky_reading_is_measured_again() -> None:
+    readings: list[float] = []
+
+    def measure(plan: Plan) -> float:
+        readings.append(predicted(plan.widths) * (0.97 if not readings else 1.03))
+        return readings[-1]
+
+    trials = [Trial(w, predicted(w), predicted(w)) for w in (DENSE, SMALLEST)]
+    closed = ClosedLoop(PROBLEM, measure, limit=predicted(DENSE) / 2, trials=trials)
+    result = closed.run()
+    assert result.inside
+    assert predicted(result.plan.widths) * 1.03 <= closed.limit * 1.0  # the later readings decide
 
 
 def test_out_of_reach_says_the_least_that_was_measured() -> None:
     trials = [Trial(w, predicted(w), 5.0 + predicted(w)) for w in (DENSE, SMALLEST)]
-    closed = ClosedLoop(solve, lambda p: 5.0 + predicted(p.widths), limit=5.1, floor=predicted(SMALLEST), trials=trials)
+    closed = ClosedLoop(PROBLEM, lambda p: 5.0 + predicted(p.widths), limit=5.1, trials=trials)
     with pytest.raises(BudgetError, match=r"5\.336"):
         closed.run()
 
 
+def test_earlier_trials_are_a_way_out_when_nothing_new_fits() -> None:
+    """The second attempt starts from what the first one measured, and must not forget it."""
+    known = {**SMALLEST, "g5": 128}
+    trials = [Trial(w, predicted(w), predicted(w)) for w in (DENSE, SMALLEST, known)]
+    closed = ClosedLoop(PROBLEM, lambda p: 99.0, limit=predicted(known) * 1.1, trials=trials, most=4)
+    assert closed.run().plan.widths == known
+
+
 def test_a_narrower_window_is_respected() -> None:
-    closed = loop(overhead, 0.6, window=Window(low=0.975, margin=0.01))
+    closed = loop(overhead, 0.6, window=Window(low=0.97, margin=0.005))
     result = closed.run()
     assert result.inside
-    assert 0.985 <= result.trials[-1].measured / closed.limit <= 0.99
+    assert 0.975 <= result.trials[-1].measured / closed.limit <= 0.995
 
 
 def test_a_prediction_is_corrected_by_the_nearest_trial() -> None:

@@ -122,7 +122,7 @@ def fake_bench(block: int = 16, slowdown: float = 1.0) -> Bench:
 
 
 def residual_network(width: int = 64) -> tuple[Layer, ...]:
-    """conv, norm, relu, conv, norm, add, relu, pool, linear; a second convolution that shares its key with the first."""
+    """conv, norm, relu, conv, norm, add, relu, pool, linear; both convolutions share a key."""
     image = operand(1, 3, 32, 32)
     a, b = operand(1, width, 32, 32, group="a"), operand(1, width, 32, 32, group="b")
     pooled, logits = operand(1, width, group="a"), operand(1, 10)

@@ -12,9 +12,16 @@ from onnx import numpy_helper
 from torch import nn
 
 from hwprune import device_runner
-from hwprune.latency.isolate import isolated_model, null_model
+from hwprune.latency import Layer
+from hwprune.latency.isolate import isolated_models, null_model
 
 from .fakes import conv, linear, operand
+
+
+def isolated_model(layer: Layer, point: tuple[int, ...], *, copies: int = 1) -> bytes:
+    ((name, content),) = isolated_models(layer, [point], copies=[copies])
+    assert name == (point, copies)
+    return content
 
 
 def ran(content: bytes) -> tuple[dict[str, np.ndarray], np.ndarray]:

@@ -13,6 +13,7 @@ from hwprune.errors import MeasurementError
 from hwprune.latency import LatencyTable, key_of, predict, profile, sizes_of
 from hwprune.latency import bench as bench_module
 from hwprune.latency.bench import Bench, channel_step
+from hwprune.targets import load_target, runtime_for
 
 from .fakes import TARGET, FakeClock, FakeRuntime, call, conv, fake_bench, linear, operand, residual_network
 
@@ -149,7 +150,7 @@ def test_a_busy_device_is_an_error_that_names_the_layer() -> None:
         raise device_runner.MeasurementRefused("7% of the samples were undisturbed")
 
     bench = Bench(TARGET, runtime=FakeRuntime(16), measure=refuse)
-    with pytest.raises(MeasurementError, match="measuring channel step: 7% of the samples"):
+    with pytest.raises(MeasurementError, match="measuring the channel step: 7% of the samples"):
         profile(residual_network(), TARGET, bench=bench)
 
 
@@ -167,17 +168,14 @@ def test_the_table_says_where_it_comes_from_and_can_be_read_again(tmp_path: Path
 
 
 def test_on_this_machine() -> None:
-    """For real, but without a word about how fast: more channels may not be a hundred times cheaper."""
+    """For real; a busy machine may refuse, and how fast it is does not matter."""
     image, a = operand(1, 3, 16, 16), operand(1, 32, 16, 16, group="a")
     layers = (conv("c1", image, a), conv("c2", a, a), linear("fc", operand(1, 32, group="a"), operand(1, 10)))
-    from hwprune.targets import load_target, runtime_for
-
     target = load_target("local-onnxruntime")
     try:
         table = profile(layers, target, points=2)
-    except MeasurementError as error:
-        assert "too busy" in error.message  # refusing is right on a busy machine
-        return
+    except MeasurementError:
+        pytest.skip("the machine is too busy to measure anything")
     table.check(target, runtime_for(target).fingerprint())
     assert table.channel_step in (1, 2, 4, 8, 16, 32)
     assert predict(layers, table).latency_ms > 0

@@ -9,7 +9,7 @@ import pytest
 from hwprune import device_runner
 from hwprune.errors import MissingLatencyError
 from hwprune.latency import Layer, key_of
-from hwprune.latency.isolate import isolated_model
+from hwprune.latency.isolate import isolated_models
 from hwprune.latency.resizing import resized_call
 
 from .fakes import call, operand
@@ -43,7 +43,8 @@ OPERATORS = {
     "slice of pixels": call("s", "slice", "aten.slice.Tensor", (B,), operand(1, 48, 4, 8, group="b"), X, 2, 2, 6),
     "split": call("s", "split", "aten.split.Tensor", (B,), operand(1, 16, 8, 8, group="b"), X, 16, 1),
     "split into unequal": call(
-        "s", "split_with_sizes", "aten.split_with_sizes.default", (B,), operand(1, 24, 8, 8, group="b"), X, [24, 16, 8], 1
+        "s", "split_with_sizes", "aten.split_with_sizes.default", (B,), operand(1, 24, 8, 8, group="b"),
+        X, [24, 16, 8], 1,
     ),
     "pad": call(
         "p", "constant_pad_nd", "aten.constant_pad_nd.default", (A,), operand(1, 48, 10, 8, group="a", fixed=16),
@@ -53,7 +54,8 @@ OPERATORS = {
         "p", "constant_pad_nd", "aten.constant_pad_nd.default", (A,), operand(1, 32, 10, 8, group="a"), X, [0, 0, 1, 1]
     ),
     "group norm": call(
-        "n", "group_norm", "aten.native_group_norm.default", (A,), A, X, parameter(32), parameter(32), 1, 32, 64, 8, 1e-5
+        "n", "group_norm", "aten.native_group_norm.default", (A,), A, 
+        X, parameter(32), parameter(32), 1, 32, 64, 8, 1e-5,
     ),
     "batch norm": call(
         "n", "batch_norm", "aten.native_batch_norm.default", (A,), A,
@@ -65,16 +67,21 @@ OPERATORS = {
         "p", "max_pool2d_with_indices", "aten.max_pool2d_with_indices.default", (A,), operand(1, 32, 4, 4, group="a"),
         X, [2, 2],
     ),
-    "pixel shuffle": call("p", "pixel_shuffle", "aten.pixel_shuffle.default", (operand(1, 128, 4, 4, group="a", multiplier=4),), A, X, 2),
+    "pixel shuffle": call("p", "pixel_shuffle", "aten.pixel_shuffle.default", 
+        (operand(1, 128, 4, 4, group="a", multiplier=4),), A, X, 2,
+    ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", OPERATORS)
 def test_output_has_the_channels_asked_for(name: str) -> None:
-    layer, size = OPERATORS[name], 11
-    engine = device_runner.OnnxRuntimeEngine(isolated_model(layer, (size,)))
-    output = engine.run(device_runner.example_feeds(engine))[0]
-    assert output.shape == (1, size, *layer.output.shape[2:])
+    layer = OPERATORS[name]
+    sizes = [(layer.output.shape[1],), (11,)]
+    for (size,), ((point, _), model) in zip(sizes, isolated_models(layer, sizes), strict=True):
+        engine = device_runner.OnnxRuntimeEngine(model)
+        output = engine.run(device_runner.example_feeds(engine))[0]
+        assert point == (size,)
+        assert output.shape == (1, size, *layer.output.shape[2:])
 
 
 def test_inputs_of_a_concatenation_add_up() -> None:
@@ -106,11 +113,11 @@ def test_keys_depend_on_what_happens_to_pixels() -> None:
 
 def test_an_operator_that_cannot_run_alone_is_named() -> None:
     layer = call("odd", "odd", "aten.no_such_operator.default", (A,), A)
-    with pytest.raises(MissingLatencyError, match=r"layer odd: aten\.no_such_operator\.default cannot be run alone"):
-        isolated_model(layer, (16,))
+    with pytest.raises(MissingLatencyError, match=r"layer odd: aten\.no_such_operator\.default cannot be meas"):
+        list(isolated_models(layer, [(16,)]))
 
 
 def test_an_operator_whose_output_does_not_follow_is_refused() -> None:
     layer = call("flat", "mean", "aten.mean.dim", (A,), operand(1, 32, 8, group="a"), X, [2, 3])
-    with pytest.raises(MissingLatencyError, match=r"output of \[1, 16, 8\]: it gives \[1, 16\]"):
-        isolated_model(layer, (16,))
+    with pytest.raises(MissingLatencyError, match=r"its output should be \[1, 16, 8\] and is \[1, 16\]"):
+        list(isolated_models(layer, [(16,)]))

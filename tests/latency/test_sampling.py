@@ -33,25 +33,29 @@ def test_allowed_widths_are_step_edges_and_the_dense_width(channels: int, step: 
 
 
 def test_a_fixed_axis_has_one_size() -> None:
-    assert sample_sizes({3}, 3, step=16, points=5) == (3,)
+    assert sample_sizes({3}, {3}, step=16, points=5) == (3,)
 
 
 def test_ends_then_the_middles_of_gaps() -> None:
-    assert sample_sizes({256}, 16, step=16, points=2) == (16, 256)
-    assert sample_sizes({256}, 16, step=16, points=3) == (16, 128, 256)
-    assert sample_sizes({256}, 16, step=16, points=5) == (16, 64, 128, 192, 256)
+    assert sample_sizes({256}, {16}, step=16, points=2) == (16, 256)
+    assert sample_sizes({256}, {16}, step=16, points=3) == (16, 128, 256)
+    assert sample_sizes({256}, {16}, step=16, points=5) == (16, 64, 128, 192, 256)
 
 
 def test_no_more_sizes_than_there_are_steps() -> None:
-    assert sample_sizes({40}, 16, step=16, points=5) == (16, 32, 40)
+    assert sample_sizes({40}, {16}, step=16, points=5) == (16, 32, 40)
 
 
 def test_sizes_of_dense_networks_come_before_multiples_of_the_step() -> None:
-    assert sample_sizes({24, 144}, 16, step=16, points=4) == (16, 24, 80, 144)
+    assert sample_sizes({24, 144}, {16}, step=16, points=4) == (16, 24, 80, 144)
 
 
 def test_all_sizes_below_the_step_are_kept() -> None:
-    assert sample_sizes({1, 3, 64}, 1, step=16, points=2) == (1, 3, 64)
+    assert sample_sizes({1, 3, 64}, {1, 3, 16}, step=16, points=2) == (1, 3, 16, 64)
+
+
+def test_the_first_step_edge_is_there_although_something_fixed_is_smaller() -> None:
+    assert sample_sizes({3, 64}, {3, 16}, step=16, points=2) == (3, 16, 64)
 
 
 @given(
@@ -61,10 +65,10 @@ def test_all_sizes_below_the_step_are_kept() -> None:
     st.booleans(),
 )
 def test_any_axis(dense: set[int], step: int, points: int, can_shrink: bool) -> None:
-    smallest = min(min(dense), step) if can_shrink else min(dense)
+    smallest = {min(size, step) for size in dense} if can_shrink else dense
     sizes = sample_sizes(dense, smallest, step=step, points=points)
     assert list(sizes) == sorted(set(sizes))
-    assert sizes[0] == smallest
+    assert sizes[0] == min(smallest)
     assert sizes[-1] == max(dense)
-    assert all(size % step == 0 or size in dense or size == smallest for size in sizes)
-    assert len(sizes) <= max(points, 2 + sum(size < step for size in dense))
+    assert all(size % step == 0 or size in dense for size in sizes)
+    assert len(sizes) <= max(points, 3 + sum(size < step for size in dense))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hwprune.errors import InputError, MissingLatencyError, TableError
-from hwprune.latency import Entry, LatencyTable, key_of
+from hwprune.latency import Entry, LatencyTable, Operand, key_of
 
 from .fakes import DEVICE, TARGET, call, conv, operand
 
@@ -113,9 +113,7 @@ def test_an_empty_table_says_so() -> None:
 
 
 def test_operators_without_channels_have_one_number() -> None:
-    layer = call(
-        "s", "mean", "aten.mean.default", (operand(1, 3, 8, 8),), dataclasses.replace(operand(1), channel_dim=None)
-    )
+    layer = call("s", "mean", "aten.mean.default", (operand(1, 3, 8, 8),), Operand(()))
     single = table(entry(layer, (), 0.25))
     assert single.lookup(layer, ()).latency_ms == 0.25
     assert "0.25" in single.to_json()

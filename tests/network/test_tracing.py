@@ -222,6 +222,31 @@ def test_a_part_taken_at_a_fixed_position_pins_only_what_is_in_front_of_it_or_be
     assert groups(network) == {"first": 6}
 
 
+class ThroughData(nn.Module):
+    """Reads one weight through ``.data``, another in a form the model does not hold; counts its calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Parameter(torch.randn(8, 3, 1, 1))
+        self.b = nn.Parameter(torch.randn(6, 8))
+        self.c = nn.Parameter(torch.randn(4, 6, 1, 1))
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls += 1
+        x = F.relu(F.conv2d(x, self.a.data))
+        x = F.conv2d(x, torch.as_strided(self.b.data, (6, 8, 1, 1), (8, 1, 1, 1)))
+        return F.conv2d(F.relu(x), self.c)
+
+
+def test_weights_read_behind_autograds_back_are_seen_or_frozen():
+    model = ThroughData()
+    frozen = reasons(trace(model, IMAGE))
+    assert "no rule for the operator aten.as_strided" in frozen["b"]
+    assert "a" in frozen  # what reads it is frozen
+    assert model.calls == 0
+
+
 def test_one_and_three_dimensional_convolutions():
     line = nn.Sequential(nn.Conv1d(2, 8, 3), nn.ReLU(), nn.ConvTranspose1d(8, 6, 2, 2), nn.Conv1d(6, 3, 1))
     assert groups(trace(line, torch.randn(2, 2, 16))) == {"0": 8, "2": 6}
