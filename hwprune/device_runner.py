@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Check = tuple[str, bool, str]  # name, whether it holds, detail
-
 SAMPLE_NS = 100_000  # a timed sample lasts at least this long: clock resolution and overhead stay below 1 %
 CLEAN_RATIO = 1.05  # a single-threaded sample is clean when wall time <= this times its thread CPU time
 MIN_ROUNDS = 5
@@ -176,7 +175,7 @@ def measure(
     burst: int = 5,
     warmup: int = 3,
     seed: int = 0,
-    attempts: int = 3,
+    attempts: int = 6,
     min_clean: float = 0.3,
     max_seconds: float = 30.0,
 ) -> dict[str, Any]:
@@ -193,7 +192,7 @@ def measure(
         burst: samples of one candidate in a row, 2 at least.
         warmup: untimed calls of each candidate before the first round.
         seed: of the shuffle.
-        attempts: how often to start again, after a pause, when too little was clean.
+        attempts: how often to start again, after a longer pause and with longer rests, when too little was clean.
         min_clean: the least clean fraction of its samples that each candidate must reach.
         max_seconds: of slow calls ``burst``, then ``rounds``, are lowered as far as they go to end an attempt by then.
 
@@ -206,7 +205,7 @@ def measure(
     """
     rng, limit_ns = random.Random(seed), max_seconds * 1e9
     for attempt in range(attempts):
-        time.sleep(0.5 * attempt)
+        time.sleep(min(attempt * attempt, 10))
         found = {name: _Candidate(call, threads=threads, warmup=warmup) for name, call in calls.items()}
         order = list(found.values())
         fitting = limit_ns / MIN_ROUNDS / sum(candidate.sample_ns for candidate in order)
@@ -214,14 +213,15 @@ def measure(
         while done < MIN_ROUNDS or (done < rounds and time.perf_counter_ns() - begin < limit_ns):
             rng.shuffle(order)
             for candidate in order:
+                start = time.perf_counter_ns()
                 candidate.run_burst(done, size)
+                time.sleep(attempt * (time.perf_counter_ns() - start) / 1e9)  # who asks for little is seldom preempted
             done += 1
         contention = _contention(order)
         least, worst = min((sum(s[3] for s in one.samples) / len(one.samples), name) for name, one in found.items())
         if least and least >= min_clean:
             settings = {"rounds": done, "burst": size, "threads": threads, "clock": "perf_counter_ns"}
-            statistics = {name: candidate.summary(done) for name, candidate in found.items()}
-            return {"candidates": statistics, "contention": contention, **settings}
+            return {"candidates": {k: v.summary(done) for k, v in found.items()}, "contention": contention, **settings}
     raise MeasurementRefused(
         f"the device is too busy: {least:.0%} of the samples of {worst!r} were clean, {min_clean:.0%} are needed, "
         f"in the last of {attempts} attempts: " + ", ".join(f"{key} {value}" for key, value in contention.items())
