@@ -69,9 +69,11 @@ class Settlement:
 
 
 def correct(predicted: float, trials: Sequence[Trial]) -> float:
-    """Turn a prediction into what the device would show: the ratio seen at the nearest trial."""
-    nearest = min(trials, key=lambda trial: abs(trial.predicted - predicted))
-    return predicted * nearest.measured / nearest.predicted
+    """Turn a prediction into what the device would show: linear between the trials on either side of it."""
+    known = sorted((trial.predicted, trial.measured) for trial in trials)
+    if predicted > known[-1][0]:
+        return predicted * known[-1][1] / known[-1][0]
+    return float(np.interp(predicted, [0.0, *(p for p, _ in known)], [0.0, *(m for _, m in known)]))
 
 
 @dataclass

@@ -152,7 +152,9 @@ def test_a_narrower_window_is_respected() -> None:
     assert 0.975 <= result.trials[-1].measured / closed.limit <= 0.995
 
 
-def test_a_prediction_is_corrected_by_the_nearest_trial() -> None:
+def test_a_prediction_is_corrected_by_the_trials_around_it() -> None:
     trials = [Trial({}, 10.0, 5.0), Trial({}, 4.0, 3.0)]
-    assert correct(9.0, trials) == pytest.approx(4.5)
-    assert correct(5.0, trials) == pytest.approx(3.75)
+    assert correct(7.0, trials) == pytest.approx(4.0)
+    assert correct(4.0, trials) == pytest.approx(3.0)
+    assert correct(2.0, trials) == pytest.approx(1.5)
+    assert correct(20.0, trials) == pytest.approx(10.0)
