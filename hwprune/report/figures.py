@@ -41,8 +41,9 @@ def widths(groups: Sequence[Mapping[str, Any]]) -> str:
 
 @_styled
 def layers(costs: Sequence[Mapping[str, Any]]) -> str:
-    """Predicted latency of the most expensive layers before and after, in execution order."""
-    expensive = sorted(range(len(costs)), key=lambda i: -costs[i]["before_ms"])[:MOST_BARS]
+    """Predicted latency of the most expensive layers before and after, in execution order; fused ones are left out."""
+    own = [i for i, layer in enumerate(costs) if not str(layer["source"]).startswith("fused")]
+    expensive = sorted(own, key=lambda i: -costs[i]["before_ms"])[:MOST_BARS]
     shown = [costs[i] for i in sorted(expensive)]
     figure, axes = _bars([str(layer["name"]) for layer in shown])
     places = range(len(shown))
