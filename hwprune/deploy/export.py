@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +12,7 @@ from torch import Tensor, nn
 from hwprune.deploy.reference import as_inputs, evaluating, on_device_of, reference_outputs
 from hwprune.errors import InputError, ModelError
 from hwprune.files import write_atomic
+from hwprune.latency.exporter_noise import exporter_noise_silenced
 
 MOST_BYTES = 2**31 - 1  # of one protobuf message
 
@@ -58,7 +55,7 @@ def export_onnx(model: nn.Module, example: Tensor | tuple[Tensor, ...], path: Pa
     inputs = as_inputs(example)
     expected = reference_outputs(model, inputs)
     input_names, output_names = _names("input", len(inputs)), _names("output", len(expected))
-    with evaluating(model), _known_noise_silenced():
+    with evaluating(model), exporter_noise_silenced():
         try:
             program = torch.onnx.export(
                 model,
@@ -141,21 +138,3 @@ def _cannot_export(error: Exception) -> ModelError:
 
 def _first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0]
-
-
-@contextmanager
-def _known_noise_silenced() -> Iterator[None]:
-    """Hold back what torch 2.13's exporter says on every call and no user can act on."""
-    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
-
-    def keep(record: logging.LogRecord) -> bool:
-        return "torchvision is not installed" not in record.getMessage()
-
-    logger.addFilter(keep)
-    try:
-        with warnings.catch_warnings():
-            # torch.export copies its own deprecated LeafSpec
-            warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)", FutureWarning)
-            yield
-    finally:
-        logger.removeFilter(keep)

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from hwprune.latency.key import WEIGHT_OPS, channel_dim
 from hwprune.latency.layer import Layer
 
+_CACHE_BYTES = 4 * 1024 * 1024  # second-level caches are smaller
 _OPSET, _IR = 20, 10  # old enough for every ONNX Runtime that hwprune accepts
 
 
@@ -20,17 +21,18 @@ Point = tuple[int, ...]
 
 
 def isolated_models(
-    layer: Layer, points: Sequence[Point], *, copies: Sequence[int] = (1,)
+    layer: Layer, points: Sequence[Point], *, summed: bool = False
 ) -> Iterator[tuple[tuple[Point, int], bytes]]:
     """The layer alone, with made-up weights, at several channel counts.
 
     Args:
         layer: any layer.
         points: channel counts along the axes of its key.
-        copies: how many convolutions, all reading the same input, are summed; one model for each. Other layers: 1.
+        summed: for a convolution, also give a model in which several (:func:`copies`) read the same input and their
+            outputs are summed.
 
     Yields:
-        a point, a number of copies, and the serialised ONNX model.
+        a point, the number of copies, and the serialised ONNX model.
 
     Raises:
         MissingLatencyError: the operator cannot be run alone.
@@ -40,10 +42,34 @@ def isolated_models(
 
         models = exported_operators(layer, [point[0] if point else None for point in points])
         yield from (((point, 1), model) for point, model in zip(points, models, strict=True))
-    elif layer.op == "linear":
-        yield from (((point, 1), _linear(_input_shape(layer, point[0]), *point)) for point in points)
-    else:
-        yield from (((point, count), _convolution(layer, point, count)) for point in points for count in copies)
+        return
+    for point in points:
+        if layer.op == "linear":
+            yield (point, 1), _linear(_input_shape(layer, point[0]), *point)
+            continue
+        for count in (1, copies(layer, point)) if summed else (1,):
+            yield (point, count), _convolution(layer, point, count)
+
+
+def copies(layer: Layer, point: Point) -> int:
+    """How many convolutions make one summed model: 2 to 9, more while their weights fit into a second-level cache.
+
+    In a network, the other layers push a layer's weights out of that cache between two runs.
+    """
+    incoming, outgoing, groups = _counts(layer, point)
+    weight_bytes: int = 4 * math.prod(layer.attributes["kernel"]) * incoming * outgoing // groups
+    return 1 + min(8, math.ceil(_CACHE_BYTES / weight_bytes))
+
+
+def _counts(layer: Layer, point: Point) -> tuple[int, int, int]:
+    """Input channels, output channels and groups of a convolution."""
+    groups = int(layer.attributes["conv_groups"])
+    if not layer.cut_per_group:
+        return point[0], point[1], groups
+    # Where the count is no whole number of convolution groups, the next whole number stands for it.
+    incoming, outgoing = layer.inputs[0].shape[1], layer.output.shape[1]
+    kept = math.ceil(point[0] * groups / outgoing)
+    return incoming * kept // groups, outgoing * kept // groups, kept
 
 
 def _input_shape(layer: Layer, channels: int) -> list[int]:
@@ -59,16 +85,9 @@ def null_model() -> bytes:
     return _model([node], [1], [numpy_helper.from_array(np.ones(1, dtype=np.float32), "one")])
 
 
-def _convolution(layer: Layer, point: Point, copies: int) -> bytes:
+def _convolution(layer: Layer, point: Point, count: int) -> bytes:
     given, transposed = layer.attributes, layer.op == "conv_transpose"
-    groups = int(given["conv_groups"])
-    if layer.cut_per_group:
-        # Where the count is no whole number of convolution groups, the next whole number stands for it.
-        dense = layer.inputs[0].shape[1], layer.output.shape[1]
-        kept = math.ceil(point[0] * groups / dense[1])
-        (incoming, outgoing), groups = (size * kept // groups for size in dense), kept
-    else:
-        incoming, outgoing = point
+    incoming, outgoing, groups = _counts(layer, point)
     ends = (incoming, outgoing // groups) if transposed else (outgoing, incoming // groups)
     settings: dict[str, Any] = {
         "kernel_shape": given["kernel"],
@@ -81,7 +100,7 @@ def _convolution(layer: Layer, point: Point, copies: int) -> bytes:
         settings["output_padding"] = given.get("output_padding") or [0] * len(given["kernel"])
     kind, total = "ConvTranspose" if transposed else "Conv", "y0"
     nodes, weights = [], []
-    for i in range(copies):
+    for i in range(count):
         nodes.append(helper.make_node(kind, ["x", f"weight{i}", f"bias{i}"], [f"y{i}"], **settings))
         weights += [_weights(f"weight{i}", (*ends, *given["kernel"])), _weights(f"bias{i}", (outgoing,))]
         if i:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import logging
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import onnx.utils
@@ -14,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hwprune.errors import MissingLatencyError
+from hwprune.latency.exporter_noise import exporter_noise_silenced
 from hwprune.latency.layer import Layer
 from hwprune.latency.resizing import resized_call
 
@@ -43,32 +41,35 @@ def exported_operators(layer: Layer, sizes: Sequence[int | None]) -> list[bytes]
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise _cannot_measure(layer, str(error)) from error
     for size, produced in zip(sizes, outputs, strict=True):
-        expected = list(layer.output.shape)
-        if size is not None and layer.output.channel_dim is not None:
-            expected[layer.output.channel_dim] = size
-        if list(produced[0].shape) != expected:
-            raise _cannot_measure(layer, f"its output should be {expected} and is {list(produced[0].shape)}")
-    names = [
-        [[f"{end}{i}_{j}" for j in range(len(one))] for i, one in enumerate(all_)]
-        for end, all_ in (("x", inputs), ("y", outputs))
-    ]
-    with _known_noise_silenced():
+        _check_shape(layer, size, list(produced[0].shape))
+    read, made = _names("x", inputs), _names("y", outputs)
+    with exporter_noise_silenced():
         try:
             program = torch.onnx.export(
                 _SideBySide(operators).eval(),
                 tuple(_flat(inputs)),
-                input_names=list(_flat(names[0])),
-                output_names=list(_flat(names[1])),
+                input_names=list(_flat(read)),
+                output_names=list(_flat(made)),
                 dynamo=True,
-                optimize=True,
                 verbose=False,
             )
         except torch.onnx.OnnxExporterError as error:
             raise _cannot_measure(layer, f"it has no ONNX form ({error})") from error
     assert program is not None  # None is returned by the exporter that dynamo=False asks for
     whole = onnx.utils.Extractor(program.model_proto)
-    parts = zip(*names, strict=True)
-    return [bytes(whole.extract_model(given, made).SerializeToString()) for given, made in parts]
+    return [bytes(whole.extract_model(*ends).SerializeToString()) for ends in zip(read, made, strict=True)]
+
+
+def _check_shape(layer: Layer, size: int | None, produced: list[int]) -> None:
+    expected = list(layer.output.shape)
+    if size is not None and layer.output.channel_dim is not None:
+        expected[layer.output.channel_dim] = size
+    if produced != expected:
+        raise _cannot_measure(layer, f"its output should be {expected} and is {produced}")
+
+
+def _names(end: str, tensors: Sequence[Sequence[Tensor]]) -> list[list[str]]:
+    return [[f"{end}{i}_{j}" for j in range(len(own))] for i, own in enumerate(tensors)]
 
 
 def _flat(lists: Iterable[Iterable[Any]]) -> Iterator[Any]:
@@ -143,21 +144,3 @@ def _cannot_measure(layer: Layer, reason: str) -> MissingLatencyError:
         f"layer {layer.name}: {target} cannot be measured alone: " + reason.strip().partition("\n")[0],
         hint="report this operator to hwprune, or write the model without it",
     )
-
-
-@contextmanager
-def _known_noise_silenced() -> Iterator[None]:
-    """Hold back what torch 2.13's exporter says on every call and no user can act on."""
-    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
-
-    def keep(record: logging.LogRecord) -> bool:
-        return "torchvision is not installed" not in record.getMessage()
-
-    logger.addFilter(keep)
-    try:
-        with warnings.catch_warnings():
-            # torch.export copies its own deprecated LeafSpec
-            warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)", FutureWarning)
-            yield
-    finally:
-        logger.removeFilter(keep)

@@ -13,7 +13,7 @@ import numpy as np
 from hwprune.latency.bench import Bench, Timing, channel_step
 from hwprune.latency.entry import Entry
 from hwprune.latency.fusion import fused_into
-from hwprune.latency.isolate import isolated_models
+from hwprune.latency.isolate import copies, isolated_models
 from hwprune.latency.key import costed_operands, key_of, sizes_of
 from hwprune.latency.layer import Layer, Operand
 from hwprune.latency.sampling import rounded_up, sample_sizes
@@ -63,8 +63,13 @@ def profile(
         entries.append(_entry(same, bench, step=step, points=points))
     if progress:
         progress(len(kinds), len(kinds), "")
-    table = LatencyTable(
-        target=target,
+    table = _table(bench, tuple(entries), step=step, points=points)
+    return table if measured_ms is None else _scaled(table, alone, measured_ms)
+
+
+def _table(bench: Bench, entries: tuple[Entry, ...], *, step: int, points: int) -> LatencyTable:
+    return LatencyTable(
+        target=bench.target,
         device=bench.runtime.fingerprint(),
         protocol={
             **bench.protocol(),
@@ -75,9 +80,8 @@ def profile(
         channel_step=step,
         scale=1.0,
         scale_source={"method": "none"},
-        entries=tuple(entries),
+        entries=entries,
     )
-    return table if measured_ms is None else _scaled(table, alone, measured_ms)
 
 
 def _entry(same: Sequence[Layer], bench: Bench, *, step: int, points: int) -> Entry:
@@ -92,7 +96,6 @@ def _entry(same: Sequence[Layer], bench: Bench, *, step: int, points: int) -> En
         )
         for axis in range(len(costed_operands(layer)))
     )
-
     timings = _timings(layer, list(itertools.product(*sizes)), bench)
     shape = tuple(len(axis) for axis in sizes)
     return Entry(
@@ -108,13 +111,15 @@ def _timings(layer: Layer, points: Sequence[tuple[int, ...]], bench: Bench) -> l
     """Time of a layer at each point.
 
     A layer alone also pays for bringing its input and output into the layout of its kernel, which layers of a network
-    hand on to each other. Where the runtime adds outputs inside the kernel, two copies that are added differ from one
-    by just what a layer costs within a network.
+    hand on to each other. Where the runtime adds outputs inside the kernel, several copies that are added differ from
+    one by just what the layer costs within a network.
     """
     summed = bench.runtime.fuses("add", layer.op, rank=len(layer.output.shape))
-    models = isolated_models(layer, points, copies=(1, 5) if summed else (1,))
-    found = bench.time(models, f"layer {layer.name}")
-    return [found[point, 5].above(found[point, 1], 4) if summed else found[point, 1] for point in points]
+    found = bench.time(isolated_models(layer, points, summed=summed), f"layer {layer.name}")
+    if not summed:
+        return [found[point, 1] for point in points]
+    counts = [copies(layer, point) for point in points]
+    return [found[p, n].above(found[p, 1], n - 1) for p, n in zip(points, counts, strict=True)]
 
 
 def _smallest(operand: Operand, dense: int, step: int) -> int:

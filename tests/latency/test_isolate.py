@@ -13,14 +13,14 @@ from torch import nn
 
 from hwprune import device_runner
 from hwprune.latency import Layer
-from hwprune.latency.isolate import isolated_models, null_model
+from hwprune.latency.isolate import copies, isolated_models, null_model
 
 from .fakes import conv, linear, operand
 
 
-def isolated_model(layer: Layer, point: tuple[int, ...], *, copies: int = 1) -> bytes:
-    ((name, content),) = isolated_models(layer, [point], copies=[copies])
-    assert name == (point, copies)
+def isolated_model(layer: Layer, point: tuple[int, ...]) -> bytes:
+    ((name, content),) = isolated_models(layer, [point])
+    assert name == (point, 1)
     return content
 
 
@@ -65,13 +65,36 @@ def test_a_part_of_a_convolution_group_counts_as_a_whole_one() -> None:
     assert output.shape == (1, 9, 9, 9)
 
 
-def test_two_copies_are_summed_and_differ() -> None:
+def test_copies_are_summed_and_differ() -> None:
     layer = conv("c", operand(1, 4, 6, 6), operand(1, 5, 6, 6))
-    model = onnx.load_from_string(isolated_model(layer, (4, 5), copies=2))
-    assert [node.op_type for node in model.graph.node] == ["Conv", "Conv", "Add", "Identity"]
+    (one, _), (several, content) = isolated_models(layer, [(4, 5)], summed=True)
+    assert (one, several) == (((4, 5), 1), ((4, 5), 9))
+    model = onnx.load_from_string(content)
+    kinds = [node.op_type for node in model.graph.node]
+    assert [kinds.count(kind) for kind in ("Conv", "Add", "Identity")] == [9, 8, 1]
     weights = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
     assert not np.array_equal(weights["weight0"], weights["weight1"])  # equal ones would be merged into one
-    ran(model.SerializeToString())
+    feeds, output = ran(content)
+    parts = [
+        nn.functional.conv2d(
+            torch.tensor(feeds["x"]), torch.tensor(weights[f"weight{i}"]), torch.tensor(weights[f"bias{i}"]), padding=1
+        )
+        for i in range(9)
+    ]
+    np.testing.assert_allclose(output, sum(parts).numpy(), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("point", "expected"),
+    [
+        ((16, 16), 9),  # 9 KiB of weights
+        ((256, 256), 3),  # 2.25 MiB: two of them outgrow 4 MiB
+        ((512, 512), 2),
+    ],
+)
+def test_weights_of_all_copies_outgrow_the_cache(point: tuple[int, int], expected: int) -> None:
+    x = operand(1, 512, 4, 4)
+    assert copies(conv("c", x, x), point) == expected
 
 
 @pytest.mark.parametrize("shape", [(3, 8), (2, 5, 8)])
