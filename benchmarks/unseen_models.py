@@ -1,9 +1,9 @@
 """Three networks that hwprune has not seen, random weights, half the latency: is each budget met when measured?
 
 For each model file beside this one: ``hwprune compress --latency 0.5x`` through the command line, as a user would.
-Then, independently of the run's own numbers: the dense and the delivered engine are measured again in
-interleaved rounds; the plan is replayed on a fresh instance whose batch-norm statistics were filled with noise, and held
-against the original with the removed channels masked; the delivered engine is held against torch. Prints a Markdown table.
+Then, independently of the run's own numbers: the dense and the delivered engine are measured again in interleaved
+rounds; the plan is replayed on a fresh instance whose batch-norm statistics were filled with noise, and held against
+the original with the removed channels masked; the delivered engine is held against torch. Prints a Markdown table.
 
     python benchmarks/unseen_models.py [--latency 0.5x] [--output RESULT.md]
 """
@@ -28,7 +28,7 @@ from hwprune.targets import load_target, runtime_for
 
 MODELS = {"resnet18": (1, 3, 224, 224), "mobilenetv2": (1, 3, 224, 224), "unet": (1, 3, 96, 96)}
 HERE = Path(__file__).parent
-NOISE = '''
+NOISE = """
 import torch
 from torch.nn import functional
 from torch.utils.data import TensorDataset
@@ -39,7 +39,8 @@ metric = "loss (negative)"
 def data():
     torch.manual_seed(0)
     images = torch.randn(24, *{shape})
-    return TensorDataset(images[:16], images[:16].flatten(1)[:, 0] > 0), TensorDataset(images[16:], images[16:].flatten(1)[:, 0] > 0)
+    labels = images.flatten(1)[:, 0] > 0
+    return TensorDataset(images[:16], labels[:16]), TensorDataset(images[16:], labels[16:])
 
 
 def loss(model, batch):
@@ -49,7 +50,7 @@ def loss(model, batch):
 def evaluate(predict):
     images, labels = data()[1].tensors
     return -float(functional.softplus(predict(images).flatten(1).mean(1) * (1 - 2 * labels.float())).mean())
-'''
+"""
 
 
 def compress(name: str, shape: tuple[int, ...], latency: str, folder: Path) -> dict[str, Any]:
@@ -75,8 +76,8 @@ def recheck(name: str, shape: tuple[int, ...], folder: Path) -> dict[str, Any]:
     fresh = load_model(f"{HERE / 'models' / name}.py:build").eval()
     for module in fresh.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.normal_()  # type: ignore[union-attr, operator]
-            module.running_var.uniform_(0.5, 2)  # type: ignore[union-attr, operator]
+            module.running_mean = torch.randn(module.num_features)
+            module.running_var = 0.5 + torch.rand(module.num_features)
             torch.nn.init.uniform_(module.weight, 0.5, 2)
             torch.nn.init.normal_(module.bias)
     example = torch.randn(shape)
