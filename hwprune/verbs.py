@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from torch import nn
 
 from hwprune.budget import Plan
 from hwprune.compression import Progress, RunFolder
-from hwprune.deploy import Bundle, compare, export_onnx, measure_one, profile_network, write_bundle
+from hwprune.deploy import Bundle, compare, export_onnx, measure_one, verify, write_bundle
 from hwprune.errors import BundleError, InputError
 from hwprune.files import replacing_folder
 from hwprune.latency import LatencyTable, Prediction
 from hwprune.latency import predict as predict_layers
+from hwprune.latency import profile as profile_layers
 from hwprune.network import cut, load_model, load_weights, trace
 from hwprune.targets import Target, load_target, runtime_for
 
@@ -58,8 +60,9 @@ def profile(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "dense.onnx"
         export_onnx(dense, example, path)
-        with progress.bar("latency table") as advance:
-            return profile_network(network, path, chosen, points=points, seed=seed, progress=advance)
+        exported = path.read_bytes()
+    with progress.bar("latency table") as advance:
+        return profile_layers(network.layers, chosen, points=points, seed=seed, progress=advance, dense=exported)
 
 
 def predict(
@@ -130,6 +133,7 @@ def export(
         MeasurementError: the device was too busy.
     """
     chosen = load_target(target)
+    RunFolder.check_free(Path(output))
     dense, example = _load(model, input_shape, chosen, weights, seed)
     with tempfile.TemporaryDirectory() as folder:
         engine_file = Path(folder) / "model.onnx"
@@ -145,6 +149,44 @@ def export(
         }
         write_bundle(output, engine=engine_file, model=dense, example=example, target=chosen, manifest=manifest)
     return {"bundle": str(output), "latency_ms": _brief(latency.to_dict()), "parity": parity.to_dict()}
+
+
+def bench_target(
+    subject: Path | str | None,
+    target: str | Path | None,
+    *,
+    threads: int | None = None,
+    precision: str | None = None,
+    batch: int | None = None,
+) -> Target:
+    """What to measure on: a bundle on the conditions it was made for, anything else on this machine's defaults.
+
+    Args:
+        subject: what is to be measured; a folder is a bundle.
+        target: a known name or a TOML file; None to follow the bundle.
+        threads: replaces the target's own, unless None.
+        precision: likewise.
+        batch: likewise.
+
+    Raises:
+        InputError: no such target, or it is not what the bundle was made for.
+    """
+    asked = {"threads": threads, "precision": precision, "batch": batch}
+    if subject is None or not Path(subject).is_dir():
+        return load_target(target or "local-onnxruntime", **asked)  # type: ignore[arg-type]
+    made_for = replace(Bundle.load(subject).target, connection="local")
+    chosen = load_target(target or made_for, **asked)  # type: ignore[arg-type]
+    differing = [
+        f"{name} {getattr(made_for, name)}, not {getattr(chosen, name)}"
+        for name in ("runtime", "precision", "batch", "threads")
+        if getattr(made_for, name) != getattr(chosen, name)
+    ]
+    if differing:
+        raise BundleError(
+            f"the bundle {subject} is for {'; '.join(differing)}",
+            hint="leave these out, or bench the engine file inside the bundle on its own",
+        )
+    return chosen
 
 
 def bench(subject: ModelLike | Path, *, target: Target, input_shape: Sequence[int] | None = None) -> dict[str, Any]:
@@ -201,9 +243,13 @@ def copy_bundle(run: Path, output: Path) -> dict[str, Any]:
     folder = RunFolder.load(run)
     if folder.document["status"] != "done":
         raise InputError(f"the run in {run} is not finished", hint="finish it with hwprune compress --resume")
+    RunFolder.check_free(output)
     bundle = Bundle.load(run / "bundle")
-    if output.exists():
-        raise BundleError(f"{output} exists", hint="give a new folder")
+    checks = verify(bundle.path, latency=False)
+    if not checks["ok"]:
+        raise BundleError(
+            f"{bundle.path} fails its own checks: {checks['checks'][-1]['detail']}", hint="compress again"
+        )
     with replacing_folder(output) as temporary:
         shutil.copytree(bundle.path, temporary, dirs_exist_ok=True)
     return {"bundle": str(output), **folder.document["result"]}
@@ -230,6 +276,7 @@ def _load(
     model: ModelLike, input_shape: Sequence[int], target: Target, weights: Path | None, seed: int
 ) -> tuple[nn.Module, torch.Tensor]:
     """The model in eval mode and a random input of the target's batch size."""
+    target.check_batch(input_shape)
     torch.manual_seed(seed)
     module = load_model(model)
     if weights is not None:

@@ -15,7 +15,6 @@ from hwprune.deploy.latency import measure_one as measure_one
 from hwprune.deploy.latency import measure_pair as measure_pair
 from hwprune.deploy.parity import Parity as Parity
 from hwprune.deploy.parity import compare as compare
-from hwprune.deploy.profiling import profile_network as profile_network
 from hwprune.deploy.writing import write_bundle as write_bundle
 
 __all__ = [
@@ -30,7 +29,6 @@ __all__ = [
     "measure_one",
     "measure_pair",
     "predictor",
-    "profile_network",
     "run_engine",
     "verify",
     "write_bundle",

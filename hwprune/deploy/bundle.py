@@ -39,10 +39,10 @@ class Bundle:
         file = Path(path) / "manifest.json"
         try:
             manifest = json.loads(file.read_bytes())
-        except FileNotFoundError as error:
-            raise BundleError(
-                f"no bundle in {path}: manifest.json is missing", hint="give the folder that hwprune export wrote"
-            ) from error
+        except (FileNotFoundError, NotADirectoryError) as error:
+            inside = Path(path) / "bundle"
+            hint = f"did you mean {inside}?" if inside.is_dir() else "give the folder that hwprune export wrote"
+            raise BundleError(f"no bundle in {path}: manifest.json is missing", hint=hint) from error
         except (OSError, ValueError, RecursionError) as error:
             raise BundleError(f"{file} cannot be read: {error}", hint="write the bundle again") from error
         version = manifest.get("schema_version") if isinstance(manifest, dict) else None

@@ -28,7 +28,7 @@ def profile(
     points: int = 5,
     seed: int = 0,
     progress: Callable[[int, int, str], None] | None = None,
-    measured_ms: float | None = None,
+    dense: bytes | None = None,
     bench: Bench | None = None,
 ) -> LatencyTable:
     """Measure a table that covers a network and everything it can be cut to.
@@ -41,8 +41,8 @@ def profile(
         points: samples per axis of channel counts, at least 2.
         seed: of random inputs and of the order of measurements.
         progress: called with (kinds of layer done, kinds of layer, name of the next one).
-        measured_ms: latency of the dense network end to end; the table's scale makes the sum of the layers agree.
-            Without it the scale is 1.
+        dense: the dense network, exported. It is timed end to end among the layers, and the table's scale makes
+            their sum agree with it. Without it the scale is 1.
         bench: what to measure with; made for ``target`` if not given.
 
     Raises:
@@ -64,7 +64,10 @@ def profile(
     if progress:
         progress(len(kinds), len(kinds), "")
     table = _table(bench, tuple(entries), step=step, points=points)
-    return table if measured_ms is None else _scaled(table, alone, measured_ms)
+    if dense is None:
+        return table
+    whole = bench.time([("dense", dense)], "the dense network")["dense"]
+    return _scaled(_table(bench, table.entries, step=step, points=points), alone, whole.latency_ms)
 
 
 def _table(bench: Bench, entries: tuple[Entry, ...], *, step: int, points: int) -> LatencyTable:

@@ -73,6 +73,16 @@ def staircase_ms(model: onnx.ModelProto, block: int) -> float:
     return total
 
 
+def relus(count: int) -> bytes:
+    """A model that takes half a made-up millisecond per operator."""
+    nodes = [onnx.helper.make_node("Relu", [f"x{i}"], [f"x{i + 1}"]) for i in range(count)]
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in ("x0", f"x{count}")]
+    model: bytes = onnx.helper.make_model(
+        onnx.helper.make_graph(nodes, "relus", [ends[0]], [ends[1]])
+    ).SerializeToString()
+    return model
+
+
 class FakeEngine:
     inputs: tuple[()] = ()
 

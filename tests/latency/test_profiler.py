@@ -15,7 +15,7 @@ from hwprune.latency import bench as bench_module
 from hwprune.latency.bench import Bench, channel_step
 from hwprune.targets import load_target, runtime_for
 
-from .fakes import TARGET, FakeClock, FakeRuntime, call, conv, fake_bench, linear, operand, residual_network
+from .fakes import TARGET, FakeClock, FakeRuntime, call, conv, fake_bench, linear, operand, relus, residual_network
 
 
 def conv_ms(incoming: int, outgoing: int, *, kernel: int = 3, block: int = 16) -> float:
@@ -71,10 +71,10 @@ def test_scale_makes_the_sum_agree_with_the_whole() -> None:
     raw = profile(layers, TARGET, bench=fake_bench())
     assert raw.scale == 1.0
     assert raw.scale_source == {"method": "none"}
-    scaled = profile(layers, TARGET, bench=fake_bench(), measured_ms=7.5)
-    assert predict(layers, scaled).latency_ms == pytest.approx(7.5, rel=1e-12)
+    scaled = profile(layers, TARGET, bench=fake_bench(slowdown=1.3), dense=relus(15))
+    assert predict(layers, scaled).latency_ms == pytest.approx(7.5, rel=1e-9)
     assert scaled.scale == pytest.approx(7.5 / predict(layers, raw).latency_ms, rel=1e-9)
-    assert scaled.scale_source["measured_ms"] == 7.5
+    assert scaled.scale_source["measured_ms"] == pytest.approx(7.5, rel=1e-9)
     assert scaled.scale_source["sum_ms"] == pytest.approx(predict(layers, raw).latency_ms, rel=1e-5)
 
 
