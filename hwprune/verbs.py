@@ -55,6 +55,7 @@ def profile(
     """
     progress = progress or Progress(quiet=True)
     chosen = load_target(target)
+    chosen.check_reachable()
     dense, example = _load(model, input_shape, chosen, None, seed)
     network = trace(dense, example)
     with tempfile.TemporaryDirectory() as folder:
@@ -133,6 +134,7 @@ def export(
         MeasurementError: the device was too busy.
     """
     chosen = load_target(target)
+    chosen.check_reachable()
     RunFolder.check_free(Path(output))
     dense, example = _load(model, input_shape, chosen, weights, seed)
     with tempfile.TemporaryDirectory() as folder:
@@ -204,6 +206,7 @@ def bench(subject: ModelLike | Path, *, target: Target, input_shape: Sequence[in
         InputError: no such thing, or it cannot be opened.
         MeasurementError: the device was too busy.
     """
+    target.check_reachable()
     if input_shape is not None:
         dense, example = _load(
             subject if isinstance(subject, nn.Module) else str(subject), input_shape, target, None, 0

@@ -62,7 +62,9 @@ class Plan:
                 for tensor, dims in document["cuts"].items()
             }
             return cls(**document)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except KeyError as error:
+            raise InputError(f"not a plan: it has no {error}", hint="give the plan.json of a run") from error
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(f"not a plan: {error}", hint="give the plan.json of a run") from error
 
     @classmethod
@@ -74,5 +76,7 @@ class Plan:
         """
         try:
             return cls.from_json(path.read_text(encoding="utf-8"))
+        except InputError as error:
+            raise InputError(f"{path}: {error.message}", hint=error.hint) from error
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"cannot read {path}: {error}", hint="give the plan.json of a run") from error

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from hwprune.cli.options import Config, Json, Precision, Seed, TargetName, Threads, parse_shape
+from hwprune.cli.options import Batch, Config, Json, Precision, Seed, Threads, parse_shape
 from hwprune.cli.output import emit, milliseconds
 
 NAME = "bench"
@@ -16,17 +16,19 @@ def command(
     subject: Annotated[str | None, typer.Argument(help="A bundle folder or an .onnx file.")] = None,
     model: Annotated[str | None, typer.Option(help="A model instead (file.py:factory, …).")] = None,
     input_shape: Annotated[str | None, typer.Option(help="With --model: 1,3,224,224.")] = None,
-    target: TargetName = "local-onnxruntime",
+    target: Annotated[
+        str | None, typer.Option(help="Known target or TOML file; the bundle's own, or local-onnxruntime, if absent.")
+    ] = None,
     threads: Threads = None,
     precision: Precision = None,
+    batch: Batch = None,
     config: Config = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> int:
     """Measure latency on a target; completes a bundle whose latency is only predicted."""
     from hwprune.errors import InputError
-    from hwprune.targets import load_target
-    from hwprune.verbs import bench
+    from hwprune.verbs import bench, bench_target
 
     if (subject is None) == (model is None):
         raise InputError(
@@ -34,7 +36,9 @@ def command(
         )
     if model is not None and input_shape is None:
         raise InputError("--model needs --input-shape", hint="such as --input-shape 1,3,224,224")
-    chosen = load_target(target, threads=threads, precision=precision)
+    if model is None and input_shape is not None:
+        raise InputError("--input-shape goes with --model", hint="an engine has its own shape; leave it out")
+    chosen = bench_target(subject, target, threads=threads, precision=precision, batch=batch)
     document = bench(
         subject or model or "",
         input_shape=parse_shape(input_shape) if input_shape else None,

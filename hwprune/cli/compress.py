@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hwprune.cli.options import Batch, Config, Json, Precision, Seed, TargetName, Threads, Weights, parse_shape
+from hwprune.cli.options import Batch, Config, Json, Precision, Seed, TargetName, Threads, Weights, given, parse_shape
 from hwprune.cli.output import emit
+from hwprune.errors import InputError
+
+if TYPE_CHECKING:
+    from hwprune.compression import CompressConfig
 
 NAME = "compress"
 
 
 def command(
+    context: typer.Context,
     output: Annotated[Path, typer.Option(help="Folder of the run; new or empty.")],
     model: Annotated[
         str | None,
@@ -56,15 +61,16 @@ def command(
     json: Json = False,
 ) -> int:
     """Compress a model to a budget that its exported engine meets, measured on the target."""
-    from hwprune.compression import Progress, compress, resumed_config
+    settings = {name: value for name, value in locals().items() if name in _SETTINGS and value is not None}
+    if input_shape is not None:
+        settings["input_shape"] = parse_shape(input_shape)
+    from hwprune.compression import Progress, compress, read_config, resumed_config
 
-    settings = {name: value for name, value in locals().items() if name in _SETTINGS}
     if resume:
         chosen = resumed_config(output)
+        _refuse_changes(chosen, {name: settings[name] for name in given(context) & settings.keys()})
     else:
-        from hwprune.compression import read_config
-
-        chosen = read_config(_given(settings))
+        chosen = read_config(settings)
     run = compress(chosen, resume=resume, progress=Progress())
     from hwprune.report import render_text
 
@@ -72,12 +78,22 @@ def command(
     return 0 if run.budget_met in (None, True) else 1
 
 
-_SETTINGS = frozenset(command.__annotations__) - {"json", "config", "resume", "return"}
+_SETTINGS = frozenset(command.__annotations__) - {"context", "json", "config", "resume", "return"}
 
 
-def _given(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings that were given, in the form the configuration takes."""
-    given = {name: value for name, value in settings.items() if value is not None}
-    if "input_shape" in given:
-        given["input_shape"] = parse_shape(given["input_shape"])
-    return given
+def _refuse_changes(recorded: CompressConfig, asked: dict[str, Any]) -> None:
+    """A resumed run takes all settings from its folder; what is repeated has to agree."""
+    differing = [
+        f"--{name.replace('_', '-')} {getattr(recorded, name)}, not {value}"
+        for name, value in sorted(asked.items())
+        if name != "output" and _located(value) != _located(getattr(recorded, name))
+    ]
+    if differing:
+        raise InputError(
+            f"the run in {recorded.output} was started with {'; '.join(differing)}",
+            hint="leave these out to resume it, or start another run in a new --output",
+        )
+
+
+def _located(value: Any) -> Any:
+    return value.resolve() if isinstance(value, Path) else value

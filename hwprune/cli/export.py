@@ -7,14 +7,28 @@ from typing import Annotated
 
 import typer
 
-from hwprune.cli.options import Batch, Config, Json, Precision, Seed, TargetName, Threads, Weights, parse_shape
+from hwprune.cli.options import (
+    Batch,
+    Config,
+    Json,
+    Precision,
+    Seed,
+    TargetName,
+    Threads,
+    Weights,
+    flags,
+    given,
+    parse_shape,
+)
 from hwprune.cli.output import emit, milliseconds
 
 NAME = "export"
+_OF_A_MODEL = frozenset({"input_shape", "weights", "target", "threads", "precision", "batch"})
 
 
 def command(
-    output: Annotated[Path, typer.Option(help="The bundle folder to write; it must not exist.")],
+    context: typer.Context,
+    output: Annotated[Path, typer.Option(help="The bundle folder to write; new or empty.")],
     run: Annotated[Path | None, typer.Argument(help="A folder that compress wrote.")] = None,
     model: Annotated[str | None, typer.Option(help="A model instead (file.py:factory, …).")] = None,
     input_shape: Annotated[str | None, typer.Option(help="With --model: 1,3,224,224.")] = None,
@@ -35,6 +49,12 @@ def command(
     if (run is None) == (model is None):
         raise InputError("export takes one thing", hint="give a run folder, or --model with --input-shape")
     if run is not None:
+        unused = given(context) & _OF_A_MODEL
+        if unused:
+            raise InputError(
+                f"{flags(unused)} cannot change a finished run: its bundle is copied as it was measured",
+                hint="leave it out, or export a model with --model",
+            )
         document = copy_bundle(run, output)
         emit(document, as_json=json, text=str(output))
         return 0

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -15,12 +15,23 @@ def _load_config(context: typer.Context, path: Path | None) -> Path | None:
     """Make a TOML file the defaults of this verb's flags; flags on the command line win."""
     if path is None:
         return None
-    known = {parameter.name for parameter in context.command.params}
-    context.default_map = {**(context.default_map or {}), **_read_toml(path, known)}
+    context.default_map = {**(context.default_map or {}), **_read_toml(path, context)}
     return path
 
 
-def _read_toml(path: Path, known: Set[str | None]) -> dict[str, Any]:
+def given(context: typer.Context) -> frozenset[str]:
+    """Names of the parameters that came from the command line or from ``--config``, not from a default."""
+    names = [parameter.name for parameter in context.command.params if parameter.name]
+    sources = {name: context.get_parameter_source(name) for name in names}
+    return frozenset(name for name, source in sources.items() if source is not None and source.name != "DEFAULT")
+
+
+def flags(names: Iterable[str]) -> str:
+    """``--input-shape, --seed``."""
+    return ", ".join(f"--{name.replace('_', '-')}" for name in sorted(names))
+
+
+def _read_toml(path: Path, context: typer.Context) -> dict[str, str]:
     import difflib
     import tomllib
 
@@ -30,18 +41,26 @@ def _read_toml(path: Path, known: Set[str | None]) -> dict[str, Any]:
         raise InputError(
             f"cannot read {path}: {error}", hint="give a TOML file with the same keys as the flags"
         ) from error
-    values = {key.replace("-", "_"): value for key, value in document.items()}
-    for key in values:
-        if key not in known:
-            near = difflib.get_close_matches(key, [name for name in known if name], n=1)
+    known = {parameter.name: parameter for parameter in context.command.params if parameter.name != "config"}
+    values: dict[str, str] = {}
+    for key, value in document.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            near = difflib.get_close_matches(name, [name for name in known if name], n=1)
             raise InputError(
                 f"{path}: unknown key {key!r}",
                 hint=f"did you mean {near[0]!r}?" if near else "use the names of this verb's flags",
             )
-    return {
-        key: ",".join(str(part) for part in value) if isinstance(value, list) else value
-        for key, value in values.items()
-    }
+        if name in values:
+            raise InputError(f"{path}: {name!r} is given twice, with - and with _", hint="leave one of them out")
+        values[name] = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        try:
+            known[name].process_value(context, values[name])  # as if it had been typed
+        except typer.BadParameter as error:
+            raise InputError(
+                f"{path}: {key} cannot be {value!r}: {error.message}", hint=f"see {context.command_path} --help"
+            ) from error
+    return values
 
 
 def parse_shape(text: str) -> tuple[int, ...]:
@@ -64,7 +83,7 @@ Config = Annotated[
     Path | None,
     typer.Option("--config", help="TOML file with the same keys as the flags.", callback=_load_config, is_eager=True),
 ]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0)]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0, max=2**32 - 1)]
 Model = Annotated[
     str,
     typer.Option(help="file.py:factory, package.module:factory, zoo:NAME, timm:NAME or torchvision:NAME."),

@@ -3,7 +3,23 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from typing import Any, TextIO
+
+_results: list[TextIO] = []
+
+
+@contextmanager
+def results_alone() -> Iterator[None]:
+    """While a verb works, only :func:`emit` reaches stdout; what a user's model or data prints goes to stderr."""
+    _results.append(sys.stdout)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _results.pop()
 
 
 def emit(document: dict[str, Any], *, as_json: bool, text: str) -> None:
@@ -14,7 +30,9 @@ def emit(document: dict[str, Any], *, as_json: bool, text: str) -> None:
         as_json: print ``document`` instead of ``text``.
         text: the reader's form.
     """
-    print(json.dumps(document, indent=1, allow_nan=False) if as_json else text)
+    # flushed here, where a full disk or a closed pipe is still reported like any other error
+    content = json.dumps(document, indent=1, allow_nan=False) if as_json else text
+    print(content, file=_results[-1] if _results else sys.stdout, flush=True)
 
 
 def milliseconds(latency: dict[str, Any]) -> str:

@@ -24,14 +24,21 @@ def command(
     json: Json = False,
 ) -> int:
     """Predict a model's latency from a table."""
+    shape = parse_shape(input_shape)
+    from hwprune.latency import LatencyTable
     from hwprune.verbs import predict
 
-    prediction = predict(model, input_shape=parse_shape(input_shape), table=table, plan=plan)
+    costs = LatencyTable.load(table)
+    prediction = predict(model, input_shape=shape, table=costs, plan=plan)
     rows = [
         {"name": layer.name, "latency_ms": layer.latency_ms, "source": layer.source} for layer in prediction.per_layer
     ]
-    document = {"predicted_latency_ms": prediction.latency_ms, "layers": rows}
-    text = f"predicted {prediction.latency_ms:.4g} ms"
+    of = costs.target
+    document = {"predicted_latency_ms": prediction.latency_ms, "target": of.to_dict(), "layers": rows}
+    text = (
+        f"predicted {prediction.latency_ms:.4g} ms "
+        f"({of.name}, {of.precision}, batch {of.batch}, threads {of.threads}; not measured)"
+    )
     if layers:
         text += "\n" + "\n".join(f"{row['latency_ms']:10.4f} ms  {row['name']}  ({row['source']})" for row in rows)
     emit(document, as_json=json, text=text)

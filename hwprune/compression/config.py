@@ -20,7 +20,7 @@ class CompressConfig(BaseModel):
     Exactly one of ``latency``, ``size`` and ``macs`` is given.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
     model: str = Field(
         description="path/to/file.py:factory, package.module:factory, zoo:NAME, timm:NAME, torchvision:NAME"
@@ -55,11 +55,11 @@ class CompressConfig(BaseModel):
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     distill: float = Field(default=0.0, ge=0, le=1, description="weight of distillation from the dense model")
     augment: bool = Field(default=False, description="random crops and flips of training images")
-    workers: int = Field(default=0, ge=0, description="processes that load data")
-    accelerator: str = Field(default="cpu", description="where training runs, as Lightning Fabric names it")
+    workers: int = Field(default=0, ge=0, le=256, description="processes that load data")
+    accelerator: str = Field(default="auto", description="where training runs, as Lightning Fabric names it")
     channel_step: int = Field(default=8, ge=1, description="width step for size and MAC budgets (latency: the table's)")
     table_points: int = Field(default=5, ge=2, description="samples per channel dimension when the table is measured")
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
 
     @property
     def budget(self) -> Budget:
@@ -98,6 +98,16 @@ def read_config(values: dict[str, Any]) -> CompressConfig:
             for item in error.errors()
         )
         raise InputError(problems, hint="see hwprune compress --help for what each setting allows") from error
+    check(config)
+    return config
+
+
+def check(config: CompressConfig) -> None:
+    """Refuse what the types of the settings allow and their meaning does not.
+
+    Raises:
+        InputError: an unknown criterion, an input without size, not exactly one budget.
+    """
     if config.criterion not in criteria():
         raise InputError(f"criterion {config.criterion!r} is unknown", hint=f"one of {', '.join(sorted(criteria()))}")
     if any(size < 1 for size in config.input_shape):
@@ -105,4 +115,3 @@ def read_config(values: dict[str, Any]) -> CompressConfig:
             f"input_shape {config.input_shape} has a size below 1", hint="such as 1,3,224,224, batch first"
         )
     _ = config.budget
-    return config

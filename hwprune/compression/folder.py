@@ -5,8 +5,10 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from hwprune.errors import InputError
 from hwprune.files import write_json
 
 SCHEMA_VERSION = 1
+_CONTENT = {"status": str, "config": dict, "stages": dict}
 
 
 class RunFolder:
@@ -38,11 +41,11 @@ class RunFolder:
         Raises:
             InputError: saying which.
         """
-        if path.is_dir() and any(path.iterdir()):
+        if path.is_dir() and not _never_began(path):
             known = " (an earlier run)" if (path / "run.json").exists() else ""
             raise InputError(
                 f"output folder {path} is not empty{known}",
-                hint="give another --output, or --resume to continue the run that is there",
+                hint="give another --output" + (", or --resume to continue the run that is there" if known else ""),
             )
         existing = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
         if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
@@ -56,12 +59,13 @@ class RunFolder:
             InputError: the folder holds something already, or cannot be written.
         """
         cls.check_free(path)
-        run = cls(path)
+        run, existed = cls(path), path.exists()
         try:
             (path / "checkpoints").mkdir(parents=True, exist_ok=True)
             run.document = {"schema_version": SCHEMA_VERSION, "status": "running", "config": config, "stages": {}}
             run.save()
         except OSError as error:
+            shutil.rmtree(path / "checkpoints" if existed else path, ignore_errors=True)
             raise cannot_write(path, error) from error
         return run
 
@@ -75,9 +79,10 @@ class RunFolder:
         run = cls(path)
         try:
             run.document = json.loads((path / "run.json").read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise InputError(
-                f"no run in {path}: run.json is missing", hint="give the folder that compress wrote"
+                f"no run in {path}: run.json is missing",
+                hint="give the folder that compress wrote; one that was stopped before it wrote anything starts anew",
             ) from error
         except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"{path / 'run.json'} cannot be read: {error}", hint="it was edited or damaged") from error
@@ -87,7 +92,11 @@ class RunFolder:
                 f"{path / 'run.json'} is not a run of this hwprune (schema_version {SCHEMA_VERSION})",
                 hint="continue it with the version that wrote it",
             )
-        (path / "checkpoints").mkdir(exist_ok=True)
+        lacking = [name for name, kind in _CONTENT.items() if not isinstance(document.get(name), kind)]
+        if lacking:
+            raise InputError(
+                f"{path / 'run.json'} lacks {', '.join(lacking)}", hint="it was edited or damaged; start a new run"
+            )
         return run
 
     @contextmanager
@@ -97,7 +106,11 @@ class RunFolder:
         Raises:
             InputError: another process works on this run.
         """
-        with open(self.path / ".lock", "w") as file:
+        try:
+            file = open(self.path / ".lock", "w")  # noqa: SIM115 (closed below; only opening it is reported so)
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
@@ -105,6 +118,23 @@ class RunFolder:
                     f"another process works on the run in {self.path}", hint="wait for it, or stop it first"
                 ) from error
             yield
+
+    def tidy(self) -> None:
+        """Remove what a kill left half-written; to be called under the lock."""
+        (self.path / "checkpoints").mkdir(exist_ok=True)
+        for folder in (self.path, self.path / "checkpoints"):
+            for leftover in folder.glob(".*.tmp"):
+                leftover.unlink()
+
+    def finish(self) -> None:
+        """Mark the run as done, then drop the checkpoints: in this order, for they are what it resumes from."""
+        self.document["status"] = "done"
+        self.save()
+        self.drop_checkpoints()
+
+    def drop_checkpoints(self) -> None:
+        """Remove the checkpoints of a run that is done."""
+        shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -142,6 +172,12 @@ class RunFolder:
             file.flush()
             os.fsync(file.fileno())
 
+    def epoch_event(self, kind: str, **values: Any) -> None:
+        """Append an event about an epoch, unless a run that was killed before its checkpoint wrote it already."""
+        about = {"event": kind, "epoch": values["epoch"], "attempt": values.get("attempt")}
+        if not any({key: event.get(key) for key in about} == about for event in self.history()):
+            self.event(kind, **values)
+
     def history(self) -> list[dict[str, Any]]:
         """Every whole line of ``history.jsonl``."""
         path = self.path / "history.jsonl"
@@ -156,6 +192,13 @@ class RunFolder:
     def checkpoint(self, name: str) -> Path:
         """Path of a checkpoint file."""
         return self.path / "checkpoints" / f"{name}.safetensors"
+
+
+def _never_began(path: Path) -> bool:
+    """Whether a folder is empty, or holds only what is left of a run that was killed before it had written anything."""
+    names = [entry.name for entry in path.iterdir()]
+    begun = [name for name in names if name != "checkpoints" and not fnmatch(name, ".*.tmp")]
+    return not begun and ("checkpoints" not in names or not any((path / "checkpoints").iterdir()))
 
 
 def _last_byte(path: Path) -> bytes:

@@ -13,13 +13,14 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from hwprune.budget import Budget
-from hwprune.compression.config import CompressConfig
+from hwprune.compression.config import CompressConfig, check
 from hwprune.compression.progress import Progress
 from hwprune.errors import BudgetError, InputError, ModelError
 from hwprune.latency import LatencyTable
 from hwprune.network import Network, load_model, load_weights, trace
+from hwprune.network.surgery import copied
 from hwprune.targets import Runtime, Target, load_target, runtime_for
-from hwprune.training import ClassificationTask, Data, Task, TrainConfig, load_data, load_task
+from hwprune.training import ClassificationTask, Data, Task, TrainConfig, check_accelerator, load_data, load_task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +88,14 @@ class Job:
         )
 
     def validation_inputs(self, samples: int) -> Iterator[torch.Tensor]:
-        """Real input batches of the target's size from the validation set, at most ``samples`` images."""
+        """Real input batches of the target's size from the validation set, at most ``samples`` images.
+
+        A validation set smaller than one batch gives the example, which repeats one of its images.
+        """
         batch = self.example.shape[0]
+        if len(self.data.validation) < batch:  # type: ignore[arg-type]
+            yield self.example
+            return
         loader: DataLoader[Any] = DataLoader(self.data.validation, batch_size=batch, drop_last=True)
         for item in islice(loader, max(1, samples // batch)):
             yield item[0] if isinstance(item, (list, tuple)) else item
@@ -116,16 +123,18 @@ def prepare(
     Raises:
         InputError: anything that is missing, malformed or does not fit together.
     """
+    check(config)
     torch.manual_seed(config.seed)
     target = load_target(config.target, threads=config.threads, precision=config.precision, batch=config.batch)
+    target.check_batch(config.input_shape)
     runtime = runtime_for(target)
     if table is None and config.table is not None:
         table = LatencyTable.load(config.table)
     _check_target(target, runtime, table)
     progress.say(f"reading the model {config.model} and the data {config.data}")
-    dense = model if model is not None else load_model(config.model)
+    dense = copied(model) if model is not None else load_model(config.model)
     if state is not None:
-        dense.load_state_dict(state)
+        _restore(dense, state)
     elif config.weights is not None:
         load_weights(dense, config.weights)
     dense.eval()
@@ -146,7 +155,7 @@ def prepare(
     )
     if config.task is None:
         _check_classifier(network.output_shape, data)
-    return Job(
+    job = Job(
         config=config,
         model=dense,
         network=network,
@@ -158,6 +167,18 @@ def prepare(
         table=table,
         progress=progress,
     )
+    check_accelerator(job.training(epochs=config.epochs))  # refuses settings that no training can have, too
+    return job
+
+
+def _restore(dense: nn.Module, state: dict[str, torch.Tensor]) -> None:
+    try:
+        dense.load_state_dict(state)
+    except RuntimeError as error:
+        raise ModelError(
+            f"the model is not the one that the run was started with: {error}",
+            hint="resume with the model as it was, or start another run in a new folder",
+        ) from error
 
 
 def _check_target(target: Target, runtime: Runtime, table: LatencyTable | None) -> None:

@@ -92,20 +92,45 @@ def compress(
         RunFolder.check_free(config.output)
         job = _prepare(config, progress, given)
         run = RunFolder.create(config.output, config.resolved())
-    else:
-        run = RunFolder.load(config.output)
+        with run.lock():
+            return _guarded(job, run, fresh=True)
+    with RunFolder.load(config.output).lock():
+        run = RunFolder.load(config.output)  # again: now nobody else writes to it
         if run.document["status"] == "done":
+            run.drop_checkpoints()
             return _finished(run)
-        job = _prepare(config, progress, given, dense=run.path / "dense.safetensors")
-    with run.lock():
-        try:
-            return _run(job, run)
-        except InputError:
-            if not resume and run.stage("explore") is None and not any((run.path / "checkpoints").iterdir()):
-                shutil.rmtree(run.path)
-            raise
-        except OSError as error:
+        _check_same(config, run)
+        return _guarded(_prepare(config, progress, given, run), run, fresh=False)
+
+
+def _guarded(job: Job, run: RunFolder, *, fresh: bool) -> Run:
+    """Run; a fresh run that fails before anything worth keeping was made leaves no folder behind."""
+    try:
+        run.tidy()
+        return _run(job, run)
+    except (InputError, OSError) as error:
+        if fresh and run.stage("explore") is None and not any((run.path / "checkpoints").iterdir()):
+            shutil.rmtree(run.path)
+        if isinstance(error, OSError):
             raise cannot_write(run.path, error) from error
+        raise
+
+
+def _check_same(config: CompressConfig, run: RunFolder) -> None:
+    """Refuse to continue with other settings than the run was started with."""
+    # Where files lie may be written differently; their content was taken into the run.
+    free = ("output", "weights", "table")
+    now = config.resolved()
+    differing = [
+        f"{name} {run.config.get(name)!r} (now {value!r})"
+        for name, value in now.items()
+        if name not in free and value != run.config.get(name)
+    ]
+    if differing:
+        raise InputError(
+            f"the run in {run.path} was started with {', '.join(differing)}",
+            hint="resume with the same settings, or start another run in a new folder",
+        )
 
 
 def resumed_config(output: Path) -> CompressConfig:
@@ -117,9 +142,14 @@ def resumed_config(output: Path) -> CompressConfig:
     return read_config({**RunFolder.load(output).config, "output": output})
 
 
-def _prepare(config: CompressConfig, progress: Progress, given: InMemory, dense: Path | None = None) -> Job:
-    state = load_checkpoint(dense) if dense is not None and dense.exists() else None
-    return prepare(config, progress, model=given.model, data=given.data, table=given.table, state=state)
+def _prepare(config: CompressConfig, progress: Progress, given: InMemory, run: RunFolder | None = None) -> Job:
+    """Load everything; what an interrupted run has taken in already comes from there."""
+    state, table = None, given.table
+    if run is not None and (run.path / "dense.safetensors").exists():
+        state = load_checkpoint(run.path / "dense.safetensors")
+    if run is not None and (run.stage("latency_table") or {}).get("file"):
+        table = LatencyTable.load(run.path / "table.json")
+    return prepare(config, progress, model=given.model, data=given.data, table=table, state=state)
 
 
 def _run(job: Job, run: RunFolder) -> Run:
@@ -138,9 +168,7 @@ def _run(job: Job, run: RunFolder) -> Run:
         run.document["attempt"] = attempt + 1
         run.save()
     deliver(job, run)
-    shutil.rmtree(run.path / "checkpoints")
-    run.document["status"] = "done"
-    run.save()
+    run.finish()
     return _finished(run)
 
 

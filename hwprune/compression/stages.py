@@ -12,10 +12,10 @@ from hwprune.compression.folder import RunFolder
 from hwprune.compression.gauge import Gauge, LatencyGauge, MacsGauge, SizeGauge
 from hwprune.compression.job import Job
 from hwprune.compression.settle import ClosedLoop, Settlement, Trial, correct
-from hwprune.deploy import compare, export_onnx, measure_one, predictor, profile_network
+from hwprune.deploy import compare, export_onnx, measure_one, predictor
 from hwprune.errors import BudgetError
 from hwprune.files import write_atomic
-from hwprune.latency import LatencyTable
+from hwprune.latency import LatencyTable, profile
 from hwprune.network import cut, verify_cut
 from hwprune.pruning import HalpPruner, HalpSchedule, Pricing, price
 from hwprune.saliency import criteria
@@ -33,6 +33,7 @@ from hwprune.training import (
 )
 
 PARITY_SAMPLES = 64
+SLACK = 1.05  # of the budget while pruning goes on; the last step takes it back
 
 
 def baseline(job: Job, run: RunFolder) -> dict[str, Any]:
@@ -60,16 +61,17 @@ def latency_table(job: Job, run: RunFolder) -> dict[str, Any]:
     if job.table is None and (job.budget.metric != "latency_ms" or not job.measurable):
         return {"file": None, "source": "not needed"}
     if job.table is not None:
+        price(job.network, "latency_ms", table=job.table)  # refused now if it lacks a layer, not in the report
         job.table.save(path)
         return {"file": path.name, "source": str(job.config.table or "given in memory")}
     with job.progress.bar("latency table") as advance:
-        table = profile_network(
-            job.network,
-            run.path / "baseline.onnx",
+        table = profile(
+            job.network.layers,
             job.target,
             points=job.config.table_points,
             seed=job.config.seed,
             progress=advance,
+            dense=(run.path / "baseline.onnx").read_bytes(),
         )
     table.save(path)
     return {"file": path.name, "source": "measured for this run"}
@@ -149,9 +151,7 @@ def explore(job: Job, run: RunFolder) -> dict[str, Any]:
     iterations = config.saliency_batches if oneshot else config.prune_epochs * steps_per_epoch(job.data, settings)
     steps = min(steps, iterations)
     prices, trials = pricing(job, run), _trials(run)
-    limit = run.stage("reach")["limit"]
-    if trials:
-        limit *= trials[0].predicted / trials[0].measured  # in the table's own milliseconds
+    limit = _as_predicted(run.stage("reach")["limit"], trials)
     pruner = HalpPruner(
         model,
         job.network,
@@ -166,6 +166,21 @@ def explore(job: Job, run: RunFolder) -> dict[str, Any]:
         _prune_while_training(job, run, model, pruner)
     save_checkpoint(run.checkpoint("explored"), {"model": model.state_dict(), "pruner": pruner.state_dict()})
     return {"steps": steps, "widths": pruner.widths}
+
+
+def _as_predicted(limit: float, trials: list[Trial]) -> float:
+    """A measured limit in the table's own unit, by the dense and the smallest network; rather too much than too little.
+
+    What is masked on the way stays cut, so a limit taken too low would put the window out of reach of the last step.
+    """
+    if not trials:
+        return limit
+    dense = trials[0]
+    if len(trials) == 1:
+        return max(limit * dense.predicted / dense.measured, dense.predicted)
+    least = trials[1]
+    rate = (dense.predicted - least.predicted) / (dense.measured - least.measured)
+    return SLACK * (least.predicted + rate * (limit - least.measured))
 
 
 def _collect(job: Job, model: nn.Module, pruner: HalpPruner) -> None:
@@ -195,8 +210,8 @@ def _prune_while_training(job: Job, run: RunFolder, model: nn.Module, pruner: Ha
         pruner.step()
 
     def after_epoch(state: TrainState) -> None:
+        run.epoch_event("prune_epoch", widths=pruner.widths, **state.history[-1])
         save_checkpoint(path, {"training": state.to_tree(), "pruner": pruner.state_dict()})
-        run.event("prune_epoch", widths=pruner.widths, **state.history[-1])
 
     settings = job.training(epochs=job.config.prune_epochs, constant=True)
     with job.progress.bar("prune while training") as advance:
@@ -248,11 +263,12 @@ def explored(job: Job, run: RunFolder) -> tuple[nn.Module, HalpPruner]:
     saved = load_checkpoint(run.checkpoint("explored"))
     model = job.fresh_model()
     model.load_state_dict(saved["model"])
+    prices = pricing(job, run)
     pruner = HalpPruner(
         model,
         job.network,
-        pricing(job, run),
-        limit=1.0,
+        prices,
+        limit=prices.value(prices.dense),
         schedule=HalpSchedule(),
         criterion=criteria()[job.config.criterion],
     )
@@ -273,8 +289,8 @@ def finetune(job: Job, run: RunFolder, attempt: int) -> dict[str, Any]:
     start = TrainState.from_tree(load_checkpoint(path)) if path.exists() else None
 
     def after_epoch(state: TrainState) -> None:
+        run.epoch_event("epoch", attempt=attempt, **state.history[-1])
         save_checkpoint(path, state.to_tree())
-        run.event("epoch", attempt=attempt, **state.history[-1])
 
     with job.progress.bar("fine-tune") as advance:
         hooks = Hooks(None, after_epoch, lambda p: advance(p.step, p.steps, f"loss {p.loss:.3f}"))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hwprune import device_runner
-from hwprune.errors import InputError, MeasurementError
+from hwprune.errors import MeasurementError
 from hwprune.targets import Target, runtime_for
 
 
@@ -128,11 +128,7 @@ def measure_pair(
 
 
 def _measure(models: dict[str, Path | bytes], target: Target, *, rounds: int, burst: int, seed: int) -> dict[str, Any]:
-    if target.connection != "local":
-        raise InputError(
-            f"target {target.name!r} cannot be measured from here (connection {target.connection!r})",
-            hint="run hwprune bench on the device itself",
-        )
+    target.check_reachable()
     runtime = runtime_for(target)
     calls: dict[str, Callable[[], object]] = {}
     for name, model in models.items():

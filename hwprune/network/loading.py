@@ -150,7 +150,7 @@ def _call(factory: Any, name: str) -> nn.Module:
         model = factory()
     except InputError:
         raise
-    except Exception as cause:
+    except (Exception, SystemExit) as cause:
         raise _failed(f"calling {name}()", cause) from cause
     if not isinstance(model, nn.Module):
         raise ModelError(
@@ -282,7 +282,7 @@ def _read_pickle(path: Path) -> Any:
             "safetensors.torch.save_file(model.state_dict(), 'model.safetensors')",
         ) from cause
     except Exception as cause:  # a damaged pickle fails in any way it likes
-        raise _damaged(path, str(cause)) from cause
+        raise _damaged(path, str(cause) or type(cause).__name__) from cause
 
 
 def _tensors(document: Any, path: Path) -> dict[str, Tensor]:

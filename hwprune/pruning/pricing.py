@@ -67,14 +67,10 @@ class Pricing:
         least = problem.least()[self.metric]
         if least > limit:
             raise InfeasibleError(
-                f"{self.metric} cannot be brought to {limit:.6g}: the least that any allowed widths cost is {least:.6g}",
+                f"{self.metric} cannot be brought to {limit:.6g}: the least that any widths cost is {least:.6g}",
                 least={self.metric: least},
                 hint=f"give a budget of at least {least:.6g}, or a model with more that can be cut",
             )
-
-    def restricted_to(self, widths: Mapping[str, int]) -> dict[str, int]:
-        """Those of ``widths`` that belong to groups that can be cut."""
-        return {group: widths[group] for group in self.widths}
 
     @property
     def dense(self) -> dict[str, int]:
@@ -139,19 +135,22 @@ def _analytic(metric: str) -> LayerCost:
     """Cost from the layer's own size: bytes of float32 weights, or multiply-accumulates."""
 
     def cost(layer: Layer, sizes: tuple[tuple[int, ...], ...]) -> NDArray[np.float64] | None:
-        dim = channel_dim(layer, layer.output)
-        bias = layer.output.shape[dim] if layer.attributes.get("bias") and dim is not None else 0
-        dense = layer.macs if metric == "macs" else layer.parameters - bias
-        if not dense:
+        dense, bias = layer.macs, 0
+        if metric == "size_bytes":
+            dim = channel_dim(layer, layer.output)
+            # the second use of a shared module has a bias and no parameters of its own
+            bias = layer.output.shape[dim] if layer.attributes.get("bias") and layer.parameters and dim else 0
+            dense = layer.parameters - bias
+        if not dense and not bias:
             return None
         operands = [operand for _, operand in costed_operands(layer)]
         ratios = [
             np.asarray(s, dtype=np.float64) / (1 if o.channel_dim is None else o.shape[o.channel_dim])
             for s, o in zip(sizes, operands, strict=True)
         ]
-        values = dense * math.prod(np.ix_(*ratios))
-        if metric == "size_bytes":
-            values = (values + bias * ratios[-1]) * BYTES_PER_PARAMETER
-        return np.asarray(values, dtype=np.float64)
+        values = np.asarray(dense * math.prod(np.ix_(*ratios)), dtype=np.float64)
+        if bias:
+            values = values + bias * ratios[-1]
+        return values * (BYTES_PER_PARAMETER if metric == "size_bytes" else 1)
 
     return cost

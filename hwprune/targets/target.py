@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -49,6 +49,30 @@ class Target:
             value = getattr(self, field)
             if value not in allowed:
                 raise InputError(f"target {field} is {value!r}", hint=f"allowed: {', '.join(allowed)}")
+
+    def check_batch(self, input_shape: Sequence[int]) -> None:
+        """Refuse an input shape that names another batch size; 1 names none.
+
+        Raises:
+            InputError: saying both.
+        """
+        if input_shape[0] not in (1, self.batch):
+            raise InputError(
+                f"the input shape says batch {input_shape[0]}, target {self.name} runs batch {self.batch}",
+                hint=f"begin the shape with 1, or choose the target's batch, such as --batch {input_shape[0]}",
+            )
+
+    def check_reachable(self) -> None:
+        """Refuse to measure a device that is not at hand.
+
+        Raises:
+            InputError: only its table is.
+        """
+        if self.connection != "local":
+            raise InputError(
+                f"target {self.name!r} cannot be measured from here (connection {self.connection!r})",
+                hint="on the device itself, hwprune profile measures a table and hwprune bench an engine",
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """The document that ``from_dict`` reads."""

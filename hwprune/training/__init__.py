@@ -14,6 +14,7 @@ from .loader import train_batches as train_batches
 from .loader import validation_batches as validation_batches
 from .loop import Hooks as Hooks
 from .loop import Progress as Progress
+from .loop import check_accelerator as check_accelerator
 from .loop import train as train
 from .state import TrainState as TrainState
 from .task import ClassificationTask as ClassificationTask
@@ -32,6 +33,7 @@ __all__ = [
     "Task",
     "TrainConfig",
     "TrainState",
+    "check_accelerator",
     "evaluate",
     "evaluate_model",
     "load_checkpoint",

@@ -58,6 +58,8 @@ def load_data(
     if isinstance(spec, tuple):
         return _pair(spec, "the given data sets", input_shape)
     name = str(spec)
+    if not name:
+        raise DataError("no data set was named", hint=f"give {FORMS}")
     path = Path(spec)
     if name == "digits":
         from hwprune.training.digits import load_digits
@@ -89,7 +91,7 @@ def _from_factory(spec: str, input_shape: Sequence[int]) -> Data:
             pair = factory()
     except InputError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise DataError(
             f"calling {spec}() failed: {type(error).__name__}: {error}", hint="the error is in that code; mend it there"
         ) from error

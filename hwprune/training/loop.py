@@ -169,6 +169,15 @@ class _Loop:
         return value
 
 
+def check_accelerator(config: TrainConfig) -> None:
+    """Refuse an accelerator that this machine lacks, before any work is done.
+
+    Raises:
+        InputError: naming it and what there is.
+    """
+    _fabric(config)
+
+
 def _fabric(config: TrainConfig) -> Fabric:
     try:
         fabric = Fabric(accelerator=config.accelerator, devices=1, precision=config.precision)

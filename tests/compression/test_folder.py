@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 
 import pytest
@@ -53,17 +52,56 @@ def test_a_damaged_run_is_refused(tmp_path: Path, content: str) -> None:
     assert caught.value.hint
 
 
-def test_a_second_process_is_kept_out(tmp_path: Path) -> None:
+def test_a_second_holder_is_kept_out(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "run", {})
-    code = (
-        "import sys; from pathlib import Path; from hwprune.compression.folder import RunFolder\n"
-        "with RunFolder.load(Path(sys.argv[1])).lock(): pass"
-    )
-    command = [sys.executable, "-c", code, str(run.path)]
-    with run.lock():
-        refused = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert "another process" in refused.stderr
-    assert subprocess.run(command, check=False).returncode == 0
+    with (
+        run.lock(),
+        pytest.raises(InputError, match="another process"),
+        RunFolder.load(run.path).lock(),  # an open file of its own: to the lock, a process of its own
+    ):
+        raise AssertionError("two at once")
+    with RunFolder.load(run.path).lock():
+        pass
+
+
+@pytest.mark.parametrize("lacking", ["config", "stages", "status"])
+def test_a_run_without_its_parts_is_refused(tmp_path: Path, lacking: str) -> None:
+    run = RunFolder.create(tmp_path / "run", {})
+    del run.document[lacking]
+    run.save()
+    with pytest.raises(InputError, match=f"lacks {lacking}"):
+        RunFolder.load(run.path)
+
+
+def test_leftovers_of_a_kill_are_cleared(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run", {})
+    for name in (".run.json.x1.tmp", "checkpoints/.explored.safetensors.y2.tmp", "notes.tmp"):
+        (run.path / name).write_text("half")
+    run.tidy()
+    names = {path.name for path in run.path.rglob("*")}
+    assert names == {"run.json", "checkpoints", "notes.tmp"}
+
+
+def test_an_epoch_is_told_once(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run", {})
+    for attempt, epoch in ((0, 1), (0, 1), (0, 2), (1, 1), (1, 1)):
+        run.epoch_event("epoch", attempt=attempt, epoch=epoch, loss=0.5)
+    run.epoch_event("prune_epoch", epoch=1)
+    run.epoch_event("prune_epoch", epoch=1)
+    told = [(event["event"], event.get("attempt"), event["epoch"]) for event in run.history()]
+    assert told == [("epoch", 0, 1), ("epoch", 0, 2), ("epoch", 1, 1), ("prune_epoch", None, 1)]
+
+
+def test_done_is_said_before_the_checkpoints_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunFolder.create(tmp_path / "run", {})
+    run.checkpoint("finetuned").write_bytes(b"")
+
+    def look(path: Path, **settings: object) -> None:
+        assert RunFolder.load(run.path).document["status"] == "done"
+
+    monkeypatch.setattr(shutil, "rmtree", look)
+    run.finish()
+    assert run.checkpoint("finetuned").exists()
 
 
 def test_run_json_never_holds_what_json_cannot(tmp_path: Path) -> None:

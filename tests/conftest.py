@@ -1,0 +1,63 @@
+"""A command line in process, and a device whose latencies are made up."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the command line gave back."""
+
+    status: int
+    out: str
+    err: str
+
+
+Command = Callable[[str], Answer]
+
+
+@pytest.fixture
+def hwprune(capsys: pytest.CaptureFixture[str]) -> Command:
+    """``hwprune("verify bundle")`` runs the verb in this process."""
+    from hwprune.cli import main
+
+    def run(line: str) -> Answer:
+        capsys.readouterr()
+        status = main(shlex.split(line))
+        return Answer(status, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def made_up_device(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Any]:
+    """``with made_up_device():`` replaces the clock by one that counts weights, and exports once what is the same."""
+    from unittest import mock
+
+    from hwprune.latency.bench import Bench
+
+    from .compression import fakes
+
+    exports = tmp_path_factory.mktemp("exports")
+
+    def enter() -> ExitStack:
+        clock, stack = fakes.clock(), ExitStack()
+        for patch in fakes.made_up_device(exports, clock):
+            stack.enter_context(patch)
+        stack.enter_context(mock.patch.dict(Bench.__init__.__kwdefaults__, {"measure": clock}))
+        return stack
+
+    return enter
+
+
+@pytest.fixture
+def on_made_up_device(made_up_device: Callable[[], Any]) -> Iterator[None]:
+    with made_up_device():
+        yield

@@ -1,0 +1,166 @@
+"""Prices against networks that were really cut, and against ``predict``."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from hwprune.errors import BudgetError, InfeasibleError, InputError, MissingLatencyError
+from hwprune.latency import LatencyTable, predict
+from hwprune.network import Network, cut, trace
+from hwprune.pruning import price
+
+from ..network import models
+from .made_up import made_up_table
+
+IMAGE = torch.randn(2, 3, 16, 16)
+KINDS = {
+    "residual": models.ResNet,
+    "concat": models.UNet,
+    "depthwise": models.MobileNetV2,
+    "grouped": models.Grouped,
+    "flatten": models.Flattened,
+    "dense": models.DenseNet,
+    "split": models.Chunked,
+    "shared": models.Shared,
+    "tokens": models.ViT,
+    "norms": models.Norms,
+}
+# Cut, it leaves num_features of a norm without parameters as it was; torch ignores it, and says so.
+pytestmark = pytest.mark.filterwarnings("ignore:input's size at dim=1 does not match num_features:UserWarning")
+SIDES = {"flatten": 16, "tokens": 32}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def traced(request: pytest.FixtureRequest) -> tuple[nn.Module, Network, torch.Tensor]:
+    torch.manual_seed(0)
+    side = SIDES.get(request.param, 16)
+    example, model = torch.randn(2, 3, side, side), KINDS[request.param]().eval()
+    return model, trace(model, example), example
+
+
+def some_widths(network: Network, allowed: dict[str, tuple[int, ...]], seed: int) -> dict[str, int]:
+    chooser = random.Random(seed)
+    return {group.name: chooser.choice(allowed[group.name]) for group in network.cuttable}
+
+
+def really_cut(model: nn.Module, network: Network, widths: dict[str, int], seed: int) -> nn.Module:
+    chooser = random.Random(seed)
+    sizes = {group.name: group.channels for group in network.cuttable}
+    return cut(model, network.cuts({g: sorted(chooser.sample(range(sizes[g]), w)) for g, w in widths.items()}))
+
+
+class Counter:
+    """Multiply-accumulates counted where they happen, without our tracer."""
+
+    def __init__(self, model: nn.Module, example: torch.Tensor) -> None:
+        self.macs = 0
+        for module in model.modules():
+            if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
+                module.register_forward_hook(self.count)
+        with torch.no_grad():
+            model(example)
+
+    def count(self, module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        if isinstance(module, nn.ConvTranspose2d):
+            places = inputs[0].numel() // inputs[0].shape[1]
+        elif isinstance(module, nn.Linear):
+            places = output.numel() // output.shape[-1]
+        else:
+            places = output.numel() // output.shape[1]
+        self.macs += places * module.weight.numel()
+
+
+@pytest.mark.parametrize("step", [1, 4])
+def test_macs_are_those_of_the_network_really_cut(traced, step: int) -> None:
+    model, network, example = traced
+    prices = price(network, "macs", step=step)
+    for seed in range(4):
+        widths = some_widths(network, prices.widths, seed)
+        smaller = really_cut(model, network, widths, seed)
+        assert prices.value(widths) == pytest.approx(Counter(smaller, example).macs, rel=1e-9)
+
+
+@pytest.mark.parametrize("step", [1, 4])
+def test_bytes_are_those_of_the_network_really_cut(traced, step: int) -> None:
+    model, network, _ = traced
+    prices = price(network, "size_bytes", step=step)
+
+    def bytes_of(module: nn.Module) -> int:
+        return 4 * sum(parameter.numel() for parameter in module.parameters())
+
+    outside = bytes_of(model) - prices.value(prices.dense)  # parameters that no layer owns, such as a position code
+    for seed in range(4):
+        widths = some_widths(network, prices.widths, seed)
+        found = bytes_of(really_cut(model, network, widths, seed))
+        assert prices.value(widths) + outside == pytest.approx(found, abs=owned_by_no_layer(model, widths, network))
+
+
+def owned_by_no_layer(model: nn.Module, widths: dict[str, int], network: Network) -> float:
+    """Bytes that shrink with a group although no layer owns them."""
+    owned = {name for name, module in model.named_modules() if not list(module.children())}
+    total = 1e-6
+    for group in network.cuttable:
+        for member in group.members:
+            if member.tensor.rpartition(".")[0] not in owned and member.role == "scale":
+                total += 4 * (group.channels - widths[group.name]) * member.index.shape[1]
+    return total
+
+
+def test_latencies_are_what_predict_says(traced) -> None:
+    _, network, _ = traced
+    table = made_up_table(network, step=2)
+    prices = price(network, "latency_ms", table=table)
+    assert all(width % 2 == 0 for widths in prices.widths.values() for width in widths[:-1])
+    frozen = {group.name: group.channels for group in network.frozen}
+    seen = set()
+    for seed in range(25):
+        widths = some_widths(network, prices.widths, seed)
+        expected = predict(network.layers, table, {**frozen, **widths}).latency_ms
+        assert prices.value(widths) == pytest.approx(expected, rel=1e-9)
+        seen.add(expected)
+    assert len(seen) > 1
+    assert prices.value(prices.dense) == pytest.approx(predict(network.layers, table).latency_ms, rel=1e-9)
+
+
+def test_problem_offers_what_is_left_and_values_the_best_channels() -> None:
+    network = trace(models.Flattened(), IMAGE)
+    prices = price(network, "macs", step=4)
+    assert prices.widths == {"a": (4, 8), "b": (4, 8, 12), "fc1": (4, 8, 12, 16, 20)}
+    scores = {group.name: np.arange(group.channels, dtype=float) for group in network.cuttable}
+    kept = {"a": [0, 2, 4, 5, 6], "b": list(range(4)), "fc1": list(range(20))}
+    problem = prices.problem(scores, kept, limit=1e6)
+    assert problem.groups["a"].widths == (4, 5)
+    assert problem.groups["a"].saliency == (2 + 4 + 5 + 6, 0 + 2 + 4 + 5 + 6)
+    assert problem.groups["b"].widths == (4,)
+    assert problem.budgets == {"macs": 1e6}
+
+
+def test_nothing_to_cut_is_said_with_reasons() -> None:
+    network = trace(nn.Sequential(nn.Conv2d(3, 4, 3)), IMAGE)
+    with pytest.raises(BudgetError, match="output"):
+        price(network, "macs")
+
+
+def test_a_table_that_lacks_a_layer_is_refused() -> None:
+    network = trace(models.Flattened(), IMAGE)
+    table = made_up_table(network)
+    lacking = LatencyTable(**{**vars(table), "entries": table.entries[1:]})
+    with pytest.raises(MissingLatencyError, match="no entry"):
+        price(network, "latency_ms", table=lacking)
+
+
+def test_a_limit_out_of_reach_is_refused_with_the_least() -> None:
+    prices = price(trace(models.Flattened(), IMAGE), "macs", step=4)
+    least = prices.value(prices.smallest)
+    prices.check_reach(least)
+    with pytest.raises(InfeasibleError) as caught:
+        prices.check_reach(least * 0.99)
+    assert caught.value.least == {"macs": pytest.approx(least)}
+    for wrong in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(InputError, match="macs"):
+            prices.check_reach(wrong)
