@@ -3,6 +3,7 @@
 from .amount import Budget as Budget
 from .amount import Metric as Metric
 from .amount import parse_budget as parse_budget
+from .amount import spell as spell
 from .axis import Axis as Axis
 from .grouping import kept_channels as kept_channels
 from .grouping import rank as rank
@@ -32,4 +33,5 @@ __all__ = [
     "separable",
     "solve_halp",
     "solve_mckp",
+    "spell",
 ]

@@ -105,3 +105,9 @@ def parse_budget(metric: Metric, text: str) -> Budget:
     if metric == "macs" and 0 < number * units[unit] < 1:
         raise BudgetError(f"{text!r} is less than one multiply-accumulate", hint=f"{hint}; {number:g}x means a factor")
     return Budget(metric, number * units[unit])
+
+
+def spell(metric: Metric, value: float) -> str:
+    """An absolute budget in the words that :func:`parse_budget` reads: ``2.5ms``, ``200.1kB``, ``12.5M``."""
+    divisor, unit = {"latency_ms": (1, "ms"), "size_bytes": (1e3, "kB"), "macs": (1e6, "M")}[metric]
+    return f"{value / divisor:.4g}{unit}"

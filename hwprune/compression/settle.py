@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
+from typing import cast
 
 import numpy as np
 
-from hwprune.budget import Plan, Problem, solve_halp
+from hwprune.budget import Metric, Plan, Problem, solve_halp, spell
 from hwprune.errors import BudgetError, InfeasibleError
 
 AIM = 0.98  # of the budget: inside it on both sides of the noise that is left after a clean measurement
@@ -37,7 +38,8 @@ class Window:
 
     Attributes:
         low: a budget is used up to at least this much.
-        margin: the loop goes on until it is this far inside on both sides, as long as it finds new plans.
+        margin: the loop goes on until it is this far inside on both sides, as long as it finds new plans; 0
+            says that readings are exact, and one is enough.
     """
 
     low: float = 0.95
@@ -102,7 +104,7 @@ class ClosedLoop:
     most: int = 12
 
     def run(self) -> Settlement:
-        """Measure until a plan is inside the window, twice.
+        """Measure until a plan is inside the window (twice, where readings scatter).
 
         Raises:
             BudgetError: everything measured over the budget; says the least.
@@ -112,7 +114,7 @@ class ClosedLoop:
             if plan is None:
                 break
             value = self.measure(plan)
-            if self._settled(value):
+            if self.window.margin and self._settled(value):
                 value = (value + self.measure(plan)) / 2  # a lucky reading is not a promise
             self.trials.append(Trial(dict(plan.widths), self._predicted(plan), value))
             if self._settled(value):
@@ -128,8 +130,9 @@ class ClosedLoop:
         if not within:
             least = min(trial.measured for trial in self.trials)
             raise BudgetError(
-                f"the budget of {self.limit:.6g} cannot be reached: the least that was measured is {least:.6g}",
-                hint=f"ask for {least * 1.05:.4g} or more",
+                f"the budget of {spell(self._metric, self.limit)} cannot be reached: "
+                f"the least that was measured is {spell(self._metric, least)}",
+                hint=f"ask for {spell(self._metric, least * 1.05)} or more",
             )
         best = min(within, key=lambda trial: abs(trial.measured - AIM * self.limit))
         inside = self.window.holds(best.measured / self.limit)
@@ -203,5 +206,5 @@ class ClosedLoop:
         return plan.used[self._metric]
 
     @property
-    def _metric(self) -> str:
-        return next(iter(self.problem.budgets))
+    def _metric(self) -> Metric:
+        return cast(Metric, next(iter(self.problem.budgets)))

@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import nn
 
-from hwprune.budget import Plan, solve_halp
+from hwprune.budget import Metric, Plan, solve_halp, spell
 from hwprune.compression.folder import RunFolder
 from hwprune.compression.gauge import Gauge, LatencyGauge, MacsGauge, SizeGauge
 from hwprune.compression.job import Job
-from hwprune.compression.settle import ClosedLoop, Settlement, Trial, correct
+from hwprune.compression.settle import ClosedLoop, Settlement, Trial, Window, correct
 from hwprune.deploy import compare, export_onnx, measure_one, predictor
 from hwprune.errors import BudgetError
 from hwprune.files import write_atomic
@@ -124,12 +124,12 @@ def reach(job: Job, run: RunFolder) -> dict[str, Any]:
     return {"limit": limit, "trials": [_record(trial) for trial in trials]}
 
 
-def _check_reach(limit: float, least: float, metric: str) -> None:
+def _check_reach(limit: float, least: float, metric: Metric) -> None:
     if limit < least:
         raise BudgetError(
-            f"the budget of {limit:.4g} ({metric}) cannot be reached: with every group cut to its least "
-            f"width the network still takes {least:.4g}",
-            hint=f"ask for {least * 1.05:.4g} or more",
+            f"the budget of {spell(metric, limit)} cannot be reached: with every group cut to its least width the "
+            f"network still takes {spell(metric, least)}",
+            hint=f"ask for {spell(metric, least * 1.05)} or more",
         )
 
 
@@ -233,7 +233,9 @@ def settle(job: Job, run: RunFolder) -> dict[str, Any]:
         )
     else:
         measure = _announced(job, run, limit, pruner)
-        settlement = ClosedLoop(pruner.problem(limit), measure, limit=limit, trials=trials).run()
+        window = Window() if job.budget.metric == "latency_ms" else Window(margin=0.0)
+        loop = ClosedLoop(pruner.problem(limit), measure, limit=limit, trials=trials, window=window)
+        settlement = loop.run()
     plan = pruner.complete(settlement.plan)
     write_atomic(run.path / "plan.json", plan.to_json())
     predicted = plan.used[job.budget.metric]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwprune.budget import Budget, parse_budget
+from hwprune.budget import Budget, parse_budget, spell
 from hwprune.errors import BudgetError
 
 
@@ -90,3 +90,8 @@ def test_any_text_is_a_positive_budget_or_a_budget_error(text):
     with contextlib.suppress(BudgetError):
         budget = parse_budget("latency_ms", text)
         assert 0 < budget.value < float("inf")
+
+
+@pytest.mark.parametrize(("metric", "value"), [("latency_ms", 2.5), ("size_bytes", 200_100.0), ("macs", 12.5e6)])
+def test_what_is_spelled_can_be_read(metric, value) -> None:
+    assert parse_budget(metric, spell(metric, value)).value == pytest.approx(value)
