@@ -87,7 +87,7 @@ def recheck(name: str, shape: tuple[int, ...], folder: Path) -> dict[str, Any]:
     trained = hwprune.load(folder / "run", load_model(f"{HERE / 'models' / name}.py:build")).eval()
     engine = runtime_for(target).open(folder / "run" / "bundle" / "model.onnx", target)
     parity = compare(trained, engine, [torch.randn(shape) for _ in range(8)])
-    pair = measure_pair(folder / "run" / "baseline.onnx", folder / "run" / "bundle" / "model.onnx", target, rounds=40)
+    pair = measure_pair(folder / "run" / "baseline.onnx", folder / "run" / "bundle" / "model.onnx", target, rounds=30)
     return {"masked": masked.max_relative_error, "parity": parity.relative_l2, "pair": pair}
 
 

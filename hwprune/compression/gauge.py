@@ -51,7 +51,7 @@ class LatencyGauge(Gauge):
         with tempfile.TemporaryDirectory() as folder:
             candidate = Path(folder) / "candidate.onnx"
             export_onnx(model, self.example, candidate)
-            pair = measure_pair(self.baseline, candidate, self.target, rounds=30)
+            pair = measure_pair(self.baseline, candidate, self.target, rounds=12)
         if self.baseline_ms is None:
             return pair.candidate.p50_ms
         return self.baseline_ms * pair.candidate.p50_ms / pair.baseline.p50_ms

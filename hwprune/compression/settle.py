@@ -12,7 +12,7 @@ import numpy as np
 from hwprune.budget import Metric, Plan, Problem, solve_halp, spell
 from hwprune.errors import BudgetError, InfeasibleError
 
-AIM = 0.98  # of the budget: inside it on both sides of the noise that is left after a clean measurement
+AIM = 0.975  # of the budget: inside it on both sides of the noise that is left after a clean measurement
 SECANTS = 3  # networks proposed by the secant, before widths are changed one by one
 REACH = 6  # times two widths that are changed at once, at most
 
@@ -43,7 +43,7 @@ class Window:
     """
 
     low: float = 0.95
-    margin: float = 0.0075
+    margin: float = 0.01
 
     def holds(self, fraction: float, margin: float = 0.0) -> bool:
         """Whether a measured fraction of the budget is inside."""

@@ -114,7 +114,7 @@ def slow_when_delivered(run: Path, factor: float, *, attempts: int = 1) -> Clock
     def bias(name: str) -> float:
         document = json.loads((run / "run.json").read_text())
         delivered = "artifact" in document["stages"] and document.get("attempt", 0) < attempts
-        return factor if name == "candidate" and delivered else 1.0
+        return factor if name.startswith("candidate") and delivered else 1.0
 
     return clock(bias)
 

@@ -33,7 +33,7 @@ def clock(monkeypatch):
         seen.update(names=list(calls), **settings)
         rounds = {"baseline": [2.0, 4.0, 2.0, 2.0, 8.0, None], "candidate": [1.0, 2.0, 1.0, 1.0, 4.0, 1.0]}
         return {
-            "candidates": {name: stats(rounds.get(name, [1.5])) for name in calls},
+            "candidates": {name: stats(rounds.get(name.partition(",")[0], [1.5])) for name in calls},
             "contention": {"clean_fraction": 0.9},
         }
 
@@ -44,15 +44,25 @@ def clock(monkeypatch):
 def test_pair_is_measured_in_one_go_and_compared_by_round(clock, exported):
     target = load_target("local-onnxruntime", threads=2)
     pair = measure_pair(exported["Residual"], exported["Mobile"].read_bytes(), target, rounds=7, burst=4, seed=3)
-    assert clock == {"names": ["baseline", "candidate"], "threads": 2, "rounds": 7, "burst": 4, "seed": 3}
+    openings = [f"{name}, opening {i}" for i in range(3) for name in ("baseline", "candidate")]
+    assert clock == {"names": openings, "threads": 2, "rounds": 7, "burst": 4, "seed": 3}
     assert (pair.ratio, pair.ratio_low, pair.ratio_high) == (0.5, 0.5, 0.5)  # whatever the drift between rounds
-    assert (pair.baseline.p50_ms, pair.candidate.p50_ms, pair.candidate.clean) == (2.0, 1.0, 79)
+    assert (pair.baseline.p50_ms, pair.candidate.p50_ms, pair.candidate.clean) == (2.0, 1.0, 3 * 79)
     json.dumps(pair.to_dict(), allow_nan=False)
+
+
+def test_an_opening_that_is_slow_by_its_place_in_memory_does_not_decide(exported, monkeypatch):
+    def measure(calls, **settings):
+        times = {"opening 0": 1.0, "opening 1": 1.2, "opening 2": 1.01}
+        return {"candidates": {name: stats([times[name.split(", ")[1]]]) for name in calls}, "contention": {}}
+
+    monkeypatch.setattr(device_runner, "measure", measure)
+    assert measure_one(exported["UNet"], load_target("local-onnxruntime")).latency.p50_ms == 1.01
 
 
 def test_one(clock, exported):
     result = measure_one(exported["UNet"], load_target("local-onnxruntime"))
-    assert clock["names"] == ["engine"]
+    assert clock["names"] == ["engine, opening 0", "engine, opening 1", "engine, opening 2"]
     assert result.latency.p50_ms == 1.5
     assert result.contention == {"clean_fraction": 0.9}
 
@@ -68,8 +78,10 @@ def test_busy_device_is_an_error_with_its_numbers(exported, monkeypatch):
 
 
 def test_too_few_common_rounds_is_an_error_too(exported, monkeypatch):
-    result = {"candidates": {name: stats([1.0, None]) for name in ("baseline", "candidate")}, "contention": {}}
-    monkeypatch.setattr(device_runner, "measure", lambda calls, **settings: result)
+    def measure(calls, **settings):
+        return {"candidates": {name: stats([1.0, None]) for name in calls}, "contention": {}}
+
+    monkeypatch.setattr(device_runner, "measure", measure)
     with pytest.raises(MeasurementError):
         measure_pair(exported["UNet"], exported["UNet"], load_target("local-onnxruntime"))
 
