@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test setup lint unit clean
 
 demo: setup
+	rm -rf demo
 	$(BIN)/hwprune demo --output demo
 
 test: lint unit

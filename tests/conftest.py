@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -9,6 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+
+# Runs are compared bit for bit, across processes too: that needs one number of threads. Read when torch is imported.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @dataclass(frozen=True)

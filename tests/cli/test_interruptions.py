@@ -9,6 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -20,6 +21,14 @@ from hwprune.compression import pipeline, stages
 from .workshop import COMPRESS, MODEL
 
 MACS = f"{COMPRESS} --macs 0.5x"
+
+
+@pytest.fixture(autouse=True)
+def _ctrl_c_is_heard() -> Iterator[None]:
+    """A shell starts background jobs deaf to Ctrl-C, and their children inherit it; these tests may run in one."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def half_written(folder: Path) -> list[str]:
