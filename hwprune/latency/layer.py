@@ -88,11 +88,16 @@ class Layer:
 
     def parameters_at(self, widths: Mapping[str, int]) -> int:
         """Weights and biases at these widths."""
-        if not self.parameters:
+        kept = round(self.biases * _ratio(self.output, widths))
+        return self._scaled(self.parameters - self.biases, widths) + kept
+
+    @property
+    def biases(self) -> int:
+        """Entries of the bias in the dense network; 0 for a further use of a shared module, as ``parameters`` is."""
+        if not (self.attributes.get("bias") and self.parameters):
             return 0
-        biases = self.output.shape[self.output.channel_dim or 1] if self.attributes.get("bias") else 0
-        kept = round(biases * _ratio(self.output, widths))
-        return self._scaled(self.parameters - biases, widths) + kept
+        fixed = -1 if self.op == "linear" else 1  # where the channels are if they can never be cut
+        return self.output.shape[fixed if self.output.channel_dim is None else self.output.channel_dim]
 
 
 def _ratio(operand: Operand, widths: Mapping[str, int]) -> float:

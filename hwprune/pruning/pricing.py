@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hwprune.budget import Axis, Choices, Cost, CostAxis, Problem, rank
 from hwprune.errors import BudgetError, InfeasibleError
 from hwprune.latency import LatencyTable, Layer, Operand, allowed_widths, layer_costs
-from hwprune.latency.key import channel_dim, costed_operands
+from hwprune.latency.key import costed_operands
 from hwprune.network import Network
 
 BYTES_PER_PARAMETER = 4
@@ -135,12 +135,8 @@ def _analytic(metric: str) -> LayerCost:
     """Cost from the layer's own size: bytes of float32 weights, or multiply-accumulates."""
 
     def cost(layer: Layer, sizes: tuple[tuple[int, ...], ...]) -> NDArray[np.float64] | None:
-        dense, bias = layer.macs, 0
-        if metric == "size_bytes":
-            dim = channel_dim(layer, layer.output)
-            # the second use of a shared module has a bias and no parameters of its own
-            bias = layer.output.shape[dim] if layer.attributes.get("bias") and layer.parameters and dim else 0
-            dense = layer.parameters - bias
+        bias = layer.biases if metric == "size_bytes" else 0
+        dense = layer.macs if metric == "macs" else layer.parameters - bias
         if not dense and not bias:
             return None
         operands = [operand for _, operand in costed_operands(layer)]

@@ -144,3 +144,11 @@ def test_shared_parameters_count_once_and_uses_are_numbered():
     assert found["conv#2"].parameters == 0
     assert found["conv#2"].macs == found["conv"].macs
     assert sum(layer.parameters for layer in found.values()) == sum(p.numel() for p in models.Shared().parameters())
+
+
+def test_parameters_of_a_linear_layer_on_tokens_whose_output_is_fixed() -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 5)).eval()
+    network = trace(model, torch.randn(2, 3, 6))
+    layers = [layer for layer in network.layers if layer.op == "linear"]
+    assert [layer.parameters_at({"0": 8, **network.dense_widths}) for layer in layers] == [6 * 8 + 8, 8 * 5 + 5]
+    assert [layer.parameters_at({**network.dense_widths, "0": 3}) for layer in layers] == [6 * 3 + 3, 3 * 5 + 5]
