@@ -132,36 +132,18 @@ def prepare(
         table = LatencyTable.load(config.table)
     _check_target(target, runtime, table)
     progress.say(f"reading the model {config.model} and the data {config.data}")
-    dense = copied(model) if model is not None else load_model(config.model)
-    if state is not None:
-        _restore(dense, state)
-    elif config.weights is not None:
-        load_weights(dense, config.weights)
-    dense.eval()
+    dense = _dense(config, model, state)
     data = data or load_data(config.data, input_shape=config.input_shape, seed=config.seed)
     example = _example(data, config.input_shape, target.batch)
     network = trace(dense, example)
-    if not network.cuttable:
-        raise BudgetError(
-            "nothing in this model can be cut: " + _reasons(network),
-            hint="channels can be cut where no output, fixed size or unknown operator depends on them",
-        )
-    for group in network.frozen:
-        progress.say(f"cannot be cut: {group.name} ({group.channels} channels): {group.frozen}")
-    task: Task = (
-        load_task(config.task)
-        if config.task is not None
-        else ClassificationTask(label_smoothing=config.label_smoothing)
-    )
-    if config.task is None:
-        _check_classifier(network.output_shape, data)
+    _check_cuttable(network, progress)
     job = Job(
         config=config,
         model=dense,
         network=network,
         example=example,
         data=data,
-        task=task,
+        task=_task(config, network, data),
         target=target,
         runtime=runtime,
         table=table,
@@ -169,6 +151,32 @@ def prepare(
     )
     check_accelerator(job.training(epochs=config.epochs))  # refuses settings that no training can have, too
     return job
+
+
+def _dense(config: CompressConfig, model: nn.Module | None, state: dict[str, torch.Tensor] | None) -> nn.Module:
+    dense = copied(model) if model is not None else load_model(config.model)
+    if state is not None:
+        _restore(dense, state)
+    elif config.weights is not None:
+        load_weights(dense, config.weights)
+    return dense.eval()
+
+
+def _task(config: CompressConfig, network: Network, data: Data) -> Task:
+    if config.task is not None:
+        return load_task(config.task)
+    _check_classifier(network.output_shape, data)
+    return ClassificationTask(label_smoothing=config.label_smoothing)
+
+
+def _check_cuttable(network: Network, progress: Progress) -> None:
+    if not network.cuttable:
+        raise BudgetError(
+            "nothing in this model can be cut: " + _reasons(network),
+            hint="channels can be cut where no output, fixed size or unknown operator depends on them",
+        )
+    for group in network.frozen:
+        progress.say(f"cannot be cut: {group.name} ({group.channels} channels): {group.frozen}")
 
 
 def _restore(dense: nn.Module, state: dict[str, torch.Tensor]) -> None:
