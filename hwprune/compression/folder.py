@@ -152,11 +152,6 @@ class RunFolder:
         self.document["stages"][name] = record
         self.save()
 
-    def drop_stage(self, name: str) -> None:
-        """Forget a stage, so that it is done again."""
-        self.document["stages"].pop(name, None)
-        self.save()
-
     def save(self) -> None:
         """Replace ``run.json``."""
         write_json(self.path / "run.json", self.document)

@@ -107,10 +107,7 @@ def reach(job: Job, run: RunFolder) -> dict[str, Any]:
     prices = pricing(job, run)
     dense, smallest = prices.value(prices.dense), prices.value(prices.smallest)
     if not _can_measure(job):
-        if job.budget.metric == "latency_ms":
-            limit = job.budget.resolve(dense)
-        else:
-            limit = job.budget.resolve(_dense_value(job, run))
+        limit = job.budget.resolve(dense)  # only latency needs the device
         _check_reach(limit, smallest, job.budget.metric)
         return {"limit": limit, "trials": []}
     measured_dense = _dense_value(job, run)

@@ -8,7 +8,7 @@ replaced by an exact multiple-choice knapsack. Masked channels keep their most r
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -111,11 +111,17 @@ class HalpPruner:
         self._accumulator.reset()
 
     def _mask(self, plan: Plan) -> None:
-        scores = self._accumulator.scores()
+        for group, kept in self._chosen(plan).items():
+            staying = set(kept)
+            self.masks.remove(group, [channel for channel in self.masks.kept[group] if channel not in staying])
+
+    def _chosen(self, plan: Plan) -> dict[str, list[int]]:
+        """The most salient of the channels that are left, as many as the plan keeps of every group."""
+        scores, chosen = self._accumulator.scores(), {}
         for group, width in plan.widths.items():
             alive = self.masks.kept[group]
-            chosen = {alive[i] for i in kept_channels(scores[group][alive], width)}
-            self.masks.remove(group, [channel for channel in alive if channel not in chosen])
+            chosen[group] = [alive[i] for i in kept_channels(scores[group][alive], width)]
+        return chosen
 
     def problem(self, limit: float | None = None) -> Problem:
         """The budget problem over the channels that are left, at the saliency collected so far."""
@@ -123,20 +129,9 @@ class HalpPruner:
 
     def complete(self, plan: Plan) -> Plan:
         """Add to a plan of widths which channels stay, and the cuts that rebuild the network from it."""
-        scores = self._accumulator.scores()
-        kept = {group: list(self.masks.kept[group]) for group in self.pricing.widths}
-        for group, width in plan.widths.items():
-            alive = kept[group]
-            kept[group] = [alive[i] for i in kept_channels(scores[group][alive], width)]
-        return Plan(
-            widths=plan.widths,
-            kept={group: tuple(channels) for group, channels in kept.items()},
-            cuts=self.network.cuts(kept),
-            objective=plan.objective,
-            used=plan.used,
-            budgets=plan.budgets,
-            solver=plan.solver,
-            solve_s=plan.solve_s,
+        kept = {**{group: self.masks.kept[group] for group in self.pricing.widths}, **self._chosen(plan)}
+        return replace(
+            plan, kept={group: tuple(channels) for group, channels in kept.items()}, cuts=self.network.cuts(kept)
         )
 
     def finish(self) -> tuple[Plan, nn.Module]:
