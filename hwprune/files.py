@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
@@ -22,11 +22,21 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     Raises:
         OSError: disk full, read-only folder…; the temporary file is removed first.
     """
-    data = content.encode() if isinstance(content, str) else content
+    with replacing_file(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def replacing_file(path: Path) -> Iterator[BinaryIO]:
+    """A new file to write, which takes the place of ``path`` when the block ends well, and else is removed.
+
+    Raises:
+        OSError: as ``write_atomic``.
+    """
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)

@@ -19,13 +19,15 @@ from torch import nn
 from hwprune.budget import Plan
 from hwprune.compression import Progress, RunFolder
 from hwprune.deploy import Bundle, compare, export_onnx, measure_one, verify, write_bundle
+from hwprune.deploy.profiling import Method, pack_model, profile_model, unpack_model
 from hwprune.errors import BundleError, InputError
 from hwprune.files import replacing_folder
+from hwprune.footprint import Footprint, footprint
 from hwprune.latency import LatencyTable, Prediction
 from hwprune.latency import predict as predict_layers
-from hwprune.latency import profile as profile_layers
 from hwprune.network import cut, load_model, load_weights, trace
 from hwprune.targets import Target, load_target, runtime_for
+from hwprune.targets.connection import device_at
 
 ModelLike = str | nn.Module
 
@@ -35,7 +37,9 @@ def profile(
     *,
     input_shape: Sequence[int],
     target: str | Path | Target = "local-onnxruntime",
+    method: Method = "in-context",
     points: int = 5,
+    unpack: Path | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> LatencyTable:
@@ -45,8 +49,10 @@ def profile(
         model: a module, or how to find one (``file.py:factory``, ``zoo:NAME``…); its weights do not matter.
         input_shape: of one input, batch first; the target's batch size replaces the first number.
         target: where to measure.
-        points: samples per channel dimension of a layer.
-        seed: of random inputs.
+        method: ``in-context``, from whole networks of many widths; ``alone``, every kind of layer by itself.
+        points: of method ``alone``: samples per channel dimension of a layer.
+        unpack: what the worker of a kit (:func:`pack_profile`) wrote on the device; nothing is measured then.
+        seed: of random inputs and widths.
         progress: where to say what is going on.
 
     Raises:
@@ -55,15 +61,35 @@ def profile(
     """
     progress = progress or Progress(quiet=True)
     chosen = load_target(target)
-    chosen.check_reachable()
+    if unpack is None:
+        chosen.check_reachable()
     dense, example = _load(model, input_shape, chosen, None, seed)
     network = trace(dense, example)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "dense.onnx"
-        export_onnx(dense, example, path)
-        exported = path.read_bytes()
+    if unpack is not None:
+        return unpack_model(dense, example, network, chosen, unpack, seed=seed)
     with progress.bar("latency table") as advance:
-        return profile_layers(network.layers, chosen, points=points, seed=seed, progress=advance, dense=exported)
+        return profile_model(dense, example, network, chosen, method=method, points=points, seed=seed, progress=advance)
+
+
+def pack_profile(
+    model: ModelLike, *, input_shape: Sequence[int], target: str | Path | Target, path: Path, seed: int = 0
+) -> dict[str, Any]:
+    """Write a kit that measures a latency table on a device that cannot be reached from here.
+
+    Args:
+        model: a module, or how to find one; its weights do not matter.
+        input_shape: of one input, batch first.
+        target: the device.
+        path: the kit, a tar file.
+        seed: of random inputs and widths.
+
+    Raises:
+        InputError: the model, shape or target is wrong, or the kit cannot be written.
+    """
+    chosen = load_target(target)
+    dense, example = _load(model, input_shape, chosen, None, seed)
+    visits = pack_model(dense, example, trace(dense, example), chosen, path, seed=seed)
+    return {"kit": str(path), "visits": visits, "target": chosen.to_dict()}
 
 
 def predict(
@@ -85,13 +111,29 @@ def predict(
         MissingLatencyError: the table lacks a layer; names it and how to measure it.
         InputError: the model, shape, table or plan is wrong.
     """
+    return predict_all(model, input_shape=input_shape, table=table, plan=plan)[0]
+
+
+def predict_all(
+    model: ModelLike,
+    *,
+    input_shape: Sequence[int],
+    table: LatencyTable | Path | str,
+    plan: Plan | Path | None = None,
+) -> tuple[Prediction, Footprint]:
+    """Predict latency from a table, and work out parameters, bytes of weights and of activations.
+
+    Arguments and errors are those of :func:`predict`.
+    """
     chosen = table if isinstance(table, LatencyTable) else LatencyTable.load(Path(table))
     dense, example = _load(model, input_shape, chosen.target, None, 0)
     network = trace(dense, example, verify=False)
     widths = network.dense_widths
     if plan is not None:
         widths = {**widths, **(plan if isinstance(plan, Plan) else Plan.load(plan)).widths}
-    return predict_layers(network.layers, chosen, widths)
+    target = chosen.target
+    taken = footprint(network, runtime_for(target), target.precision, widths)
+    return predict_layers(network.layers, chosen, widths), taken
 
 
 def load(source: Plan | Path | str, model: nn.Module) -> nn.Module:
@@ -147,7 +189,7 @@ def export(
         manifest = {
             "parity": parity.to_dict(),
             "measured_latency": latency.to_dict(),
-            "device": runtime_for(chosen).fingerprint(),
+            "device": device_at(chosen),
         }
         write_bundle(output, engine=engine_file, model=dense, example=example, target=chosen, manifest=manifest)
     return {"bundle": str(output), "latency_ms": _brief(latency.to_dict()), "parity": parity.to_dict()}
@@ -231,7 +273,7 @@ def _bench_bundle(bundle: Bundle, target: Target) -> dict[str, Any]:
         document["budget"] = budget["limit"]
         document["budget_met"] = measured["p50_ms"] <= budget["limit"]
     if not bundle.manifest["latency"].get("measured_ms"):
-        bundle.complete(measured, runtime_for(target).fingerprint())
+        bundle.complete(measured, device_at(target))
         document["completed"] = str(bundle.path)
     return document
 

@@ -251,6 +251,84 @@ def test_drift_does_not_touch_the_ratio(factor: float, drift: list[float], seed:
     assert found == pytest.approx({"median": factor, "low": factor, "high": factor}, rel=1e-5)
 
 
+@given(
+    times=st.lists(st.floats(0.5, 2), min_size=5, max_size=8),
+    spread=st.floats(0, 0.5),
+)
+def test_the_interval_of_a_median_holds_it(times: list[float], spread: float) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        clock = install(patch)
+        rounds = len(times)
+        call = clock.call("a", lambda i: MS * (times[(i - 1) // 4 % rounds] * (1 + spread * (i % 3))) if i else MS)
+        stats = measure({"a": call}, rounds=rounds, burst=4, warmup=1)["candidates"]["a"]
+    assert stats["min_ms"] <= stats["low_ms"] <= stats["p50_ms"] * (1 + 1e-9)
+    assert stats["p50_ms"] <= stats["high_ms"] * (1 + 1e-9)
+
+
+def test_the_interval_of_a_median_is_over_rounds(clock: FakeTime) -> None:
+    # Half of the rounds take 1 ms, half take 2; whatever happens within a round, samples are not independent.
+    call = clock.call("a", lambda i: MS if (i - 1) // 10 % 2 else 2 * MS)
+    stats = measure({"a": call}, rounds=10, burst=10, warmup=1)["candidates"]["a"]
+    assert (stats["low_ms"], stats["high_ms"]) == (1.0, 2.0)
+    steady = measure({"a": clock.call("a", lambda i: MS + i % 2 * MS)}, rounds=10, burst=10, warmup=1)
+    narrow = steady["candidates"]["a"]
+    assert narrow["low_ms"] >= 1.0
+    assert narrow["high_ms"] <= 2.0
+
+
+def test_more_rounds_narrow_the_interval(clock: FakeTime) -> None:
+    def width(rounds: int) -> float:
+        noise = np.random.default_rng(0).normal(10, 1, 3 * rounds + 2).tolist()
+        call = clock.call("a", lambda i: MS * noise[(i - 1) // 3] if i else MS)
+        stats = measure({"a": call}, rounds=rounds, burst=3, warmup=1)["candidates"]["a"]
+        return float(stats["high_ms"] - stats["low_ms"])
+
+    assert width(200) < width(20) / 2
+
+
+def test_a_call_with_a_clock_of_its_own(clock: FakeTime) -> None:
+    run = clock.call("a", lambda _: 5 * MS)
+
+    class Timed:
+        clock = "cuda_events"
+
+        def __call__(self) -> float:
+            run()
+            return 2.0 * MS
+
+    result = measure({"a": Timed()}, rounds=5, burst=3, cpu_time=False)
+    stats = result["candidates"]["a"]
+    assert (stats["p50_ms"], stats["cpu_p50_ms"], result["clock"]) == (2.0, None, "cuda_events")
+
+
+def test_work_that_is_done_elsewhere_is_judged_by_switches(clock: FakeTime) -> None:
+    def work() -> None:
+        clock.wall += MS  # this thread waits, and is not preempted
+
+    with pytest.raises(MeasurementRefused):
+        measure({"a": work}, attempts=1)
+    for settings in ({"cpu_time": False}, {"cpu_time": True, "threads": 2}):
+        stats = measure({"a": work}, **settings)["candidates"]["a"]
+        assert (stats["p50_ms"], stats["cpu_p50_ms"]) == (1.0, None)
+
+
+def test_what_others_did_is_noted_per_attempt(clock: FakeTime, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = []
+
+    class Load:
+        def __init__(self) -> None:
+            begun.append(clock.wall)
+
+        def __call__(self) -> dict[str, Any]:
+            return {"other_cpus": 0.25 * len(begun)}
+
+    monkeypatch.setattr("hwprune.device_facts.Load", Load)
+    call = clock.call("a", lambda _: MS, wait=lambda i: MS if i < 28 else 0)  # the first attempt is disturbed
+    result = measure({"a": call}, rounds=5, burst=5)
+    assert len(begun) == 2
+    assert result["contention"]["other_cpus"] == 0.5
+
+
 def test_ratio_by_hand() -> None:
     rounds = {"a": [2.0, 4.0, None, 6.0, 8.0, 20.0, 3.0], "b": [1.0, 1.0, 1.0, 2.0, None, 10.0, 3.0]}
     result = {"candidates": {name: {"rounds_ms": times} for name, times in rounds.items()}}

@@ -16,6 +16,7 @@ from onnx import TensorProto, helper
 
 from hwprune import device_runner
 from hwprune.device_runner import BadInput, MeasurementRefused, main, verify_bundle
+from hwprune.targets import device_files
 
 X = np.array([[1.0, -2.0, 3.0]], dtype=np.float32)
 
@@ -40,7 +41,8 @@ class BundleFolder:
             "device": device_runner.fingerprint(),
         }
         self.add("model.onnx", model.SerializeToString())
-        self.add("run.py", Path(device_runner.__file__).read_bytes())
+        for name, content in device_files("onnxruntime").items():
+            self.add(name, content)
         self.golden({"in": X, "out": X * X})
 
     def add(self, name: str, content: bytes) -> None:

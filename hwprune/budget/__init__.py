@@ -15,6 +15,8 @@ from .problem import Choices as Choices
 from .problem import Cost as Cost
 from .problem import CostAxis as CostAxis
 from .problem import Problem as Problem
+from .problem import total as total
+from .product import Product as Product
 from .schedule import geometric as geometric
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "Metric",
     "Plan",
     "Problem",
+    "Product",
     "geometric",
     "kept_channels",
     "parse_budget",
@@ -34,4 +37,5 @@ __all__ = [
     "solve_halp",
     "solve_mckp",
     "spell",
+    "total",
 ]

@@ -9,20 +9,23 @@ from typing import Literal, get_args
 
 from hwprune.errors import BudgetError
 
-Metric = Literal["latency_ms", "size_bytes", "macs"]
+Metric = Literal["latency_ms", "size_bytes", "memory_bytes", "macs"]
 
 MOST_TIMES = 100.0
+_BYTES = {
+    **{"B": 1.0, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9},
+    **{"KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30},
+}
 UNITS: dict[str, dict[str, float]] = {
     "latency_ms": {"ns": 1e-6, "us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3},
-    "size_bytes": {
-        **{"B": 1.0, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9},
-        **{"KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30},
-    },
+    "size_bytes": _BYTES,
+    "memory_bytes": _BYTES,
     "macs": {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9},
 }
 EXAMPLES = {
     "latency_ms": "0.5x (half of today's latency), 8ms, 800us or 1.2s",
     "size_bytes": "0.5x (half of today's size), 2MB, 1.5MiB or 200kB",
+    "memory_bytes": "0.5x (half of what it takes today), 2MB, 1.5MiB or 200kB",
     "macs": "0.5x (half of today's), 100M or 1.2G",
 }
 
@@ -32,7 +35,7 @@ class Budget:
     """A limit on one metric.
 
     Attributes:
-        metric: ``latency_ms``, ``size_bytes`` or ``macs``.
+        metric: ``latency_ms``, ``size_bytes``, ``memory_bytes`` or ``macs``.
         value: in the unit of the metric; if ``relative``, a factor on the dense network's cost.
         relative: whether ``value`` is a factor.
 
@@ -54,7 +57,7 @@ class Budget:
             raise BudgetError(f"a budget of {self} is over {MOST_TIMES:g} times today's cost", hint=hint)
 
     def __str__(self) -> str:
-        unit = {"latency_ms": " ms", "size_bytes": " bytes", "macs": " MACs"}[self.metric]
+        unit = {"latency_ms": " ms", "macs": " MACs"}.get(self.metric, " bytes")
         return f"{self.value:g}{'x' if self.relative else unit}"
 
     def resolve(self, baseline: float) -> float:
@@ -81,7 +84,7 @@ def parse_budget(metric: Metric, text: str) -> Budget:
     """Read a budget as typed on the command line: ``0.5x``, ``8ms``, ``2MB``, ``100M``.
 
     Args:
-        metric: ``latency_ms``, ``size_bytes`` or ``macs``.
+        metric: ``latency_ms``, ``size_bytes``, ``memory_bytes`` or ``macs``.
         text: a number and its unit; ``x`` means times today's cost.
 
     Raises:
@@ -109,5 +112,5 @@ def parse_budget(metric: Metric, text: str) -> Budget:
 
 def spell(metric: Metric, value: float) -> str:
     """An absolute budget in the words that :func:`parse_budget` reads: ``2.5ms``, ``200.1kB``, ``12.5M``."""
-    divisor, unit = {"latency_ms": (1, "ms"), "size_bytes": (1e3, "kB"), "macs": (1e6, "M")}[metric]
+    divisor, unit = {"latency_ms": (1, "ms"), "macs": (1e6, "M")}.get(metric, (1e3, "kB"))
     return f"{value / divisor:.4g}{unit}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from hwprune import strict_json as strict
 from hwprune.errors import InputError
 
-from . import strict_json as strict
 from .axis import Axis
 
 SCHEMA_VERSION = 1
@@ -99,6 +99,7 @@ class Cost:
         axes: one per dimension of ``table``; the last is the layer's output side.
         table: costs in the unit of ``budget``, shape (len(axis.sizes) for each axis).
         name: of the layer, for messages.
+        step: when it is incurred; "" for always. See :func:`total`.
 
     Raises:
         InputError: on construction, if the table does not fit the axes or is not finite.
@@ -108,6 +109,7 @@ class Cost:
     axes: tuple[CostAxis, ...]
     table: NDArray[np.float64]
     name: str = ""
+    step: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "table", np.asarray(self.table, dtype=np.float64))
@@ -136,6 +138,36 @@ class Cost:
         return np.asarray(self.table[tuple(axis.index(widths) for axis in self.axes)])
 
 
+def total(costs: Iterable[Cost], widths: Mapping[str, ArrayLike]) -> NDArray[np.float64]:
+    """What the costs of one budget come to: their sum; of those that name a step, the greatest sum over one step.
+
+    Memory is such a budget: weights are held always, an activation only while something still reads it.
+
+    Args:
+        costs: all of one budget.
+        widths: group name → width, or an array of widths with one entry per candidate.
+
+    Returns:
+        Shape (candidates,), or a scalar array.
+    """
+    sums = _by_step(costs, widths)
+    always = sums.pop("", np.zeros(()))
+    return np.asarray(always + np.max(np.broadcast_arrays(*sums.values()), axis=0) if sums else always)
+
+
+def worst_step(costs: Iterable[Cost], widths: Mapping[str, int]) -> str:
+    """The step whose costs sum to most at these widths; "" if none is named."""
+    sums = _by_step(costs, widths)
+    return max((step for step in sums if step), key=lambda step: float(sums[step]), default="")
+
+
+def _by_step(costs: Iterable[Cost], widths: Mapping[str, ArrayLike]) -> dict[str, NDArray[np.float64]]:
+    sums: dict[str, NDArray[np.float64]] = {}
+    for cost in costs:
+        sums[cost.step] = sums.get(cost.step, np.zeros(())) + cost.at_each(widths)
+    return sums
+
+
 @dataclass(frozen=True, eq=False)
 class Problem:
     """Choose one width per group: the most saliency within every budget.
@@ -143,7 +175,7 @@ class Problem:
     Attributes:
         groups: group name → its choices.
         costs: one per layer and budget.
-        budgets: budget name → limit on the sum of its costs.
+        budgets: budget name → limit on the :func:`total` of its costs.
 
     Raises:
         InputError: on construction: no group, a cost of an unknown group, a limit that is not positive.
@@ -195,14 +227,12 @@ class Problem:
         return sum(c.saliency[c.widths.index(widths[name])] for name, c in self.groups.items())
 
     def evaluate(self, widths: Mapping[str, int]) -> dict[str, float]:
-        """Sum of the costs at these widths: budget name → value, in the budget's own unit."""
-        used = dict.fromkeys(self.budgets, 0.0)
-        for cost in self.costs:
-            used[cost.budget] = used.get(cost.budget, 0.0) + cost.at(widths)
-        return used
+        """The total of the costs at these widths: budget name → value, in the budget's own unit."""
+        names = dict.fromkeys((*self.budgets, *(cost.budget for cost in self.costs)))
+        return {name: float(total(self.of(name), widths)) for name in names}
 
     def evaluate_each(self, budget: str, widths: Mapping[str, ArrayLike]) -> NDArray[np.float64]:
-        """Sum of one budget's costs for many candidates at once.
+        """The total of one budget's costs for many candidates at once.
 
         Args:
             budget: its name.
@@ -212,8 +242,11 @@ class Problem:
             Shape (candidates,).
         """
         candidates = np.shape(next(iter(widths.values())))
-        parts = (cost.at_each(widths) for cost in self.costs if cost.budget == budget)
-        return sum(parts, np.zeros(candidates))
+        return np.zeros(candidates) + total(self.of(budget), widths)
+
+    def of(self, budget: str) -> tuple[Cost, ...]:
+        """The costs that count against one budget."""
+        return tuple(cost for cost in self.costs if cost.budget == budget)
 
     def least_widths(self, budget: str) -> dict[str, int]:
         """The widths of least cost.
@@ -283,7 +316,8 @@ def _cost_document(cost: Cost) -> dict[str, Any]:
         {"fixed": a.axis.fixed, "terms": [list(term) for term in a.axis.terms], "sizes": list(a.sizes)}
         for a in cost.axes
     ]
-    return {"budget": cost.budget, "name": cost.name, "axes": axes, "table": cost.table.tolist()}
+    step = {"step": cost.step} if cost.step else {}
+    return {"budget": cost.budget, "name": cost.name, **step, "axes": axes, "table": cost.table.tolist()}
 
 
 def _read_choices(value: Any, where: str) -> Choices:
@@ -294,7 +328,7 @@ def _read_choices(value: Any, where: str) -> Choices:
 
 
 def _read_cost(value: Any, where: str, groups: Mapping[str, Choices]) -> Cost:
-    document = strict.fields(value, where, required=("budget", "table"), optional=("groups", "axes", "name"))
+    document = strict.fields(value, where, required=("budget", "table"), optional=("groups", "axes", "name", "step"))
     if ("groups" in document) == ("axes" in document):
         raise InputError(f"{where} needs either 'groups' or 'axes'", hint="'groups' is the simple form")
     if "groups" in document:
@@ -307,8 +341,9 @@ def _read_cost(value: Any, where: str, groups: Mapping[str, Choices]) -> Cost:
         axes = strict.each(document["axes"], f"{where}.axes", _read_axis)
     budget = strict.text(document["budget"], f"{where}.budget")
     name = strict.text(document.get("name", where), f"{where}.name")
+    step = strict.text(document.get("step", ""), f"{where}.step")
     table = _read_table(document["table"], f"{where}.table")
-    return _placed(where, lambda: Cost(budget=budget, axes=axes, table=table, name=name))
+    return _placed(where, lambda: Cost(budget=budget, axes=axes, table=table, name=name, step=step))
 
 
 def _read_axis(value: Any, where: str) -> CostAxis:

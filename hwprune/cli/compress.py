@@ -37,6 +37,13 @@ def command(
     table: Annotated[Path | None, typer.Option(help="Latency table of the target; measured now if absent.")] = None,
     latency: Annotated[str | None, typer.Option(help="Latency budget: 0.5x or 8ms.")] = None,
     size: Annotated[str | None, typer.Option(help="File size budget: 0.5x or 2MB.")] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(help="Memory budget: 0.5x or 2MB, of weights and the most activations held at once."),
+    ] = None,
+    weights_in_flash: Annotated[
+        bool, typer.Option("--weights-in-flash", help="Memory holds activations alone (microcontrollers).")
+    ] = False,
     macs: Annotated[str | None, typer.Option(help="Multiply-accumulate budget: 0.5x or 100M.")] = None,
     method: Annotated[str, typer.Option(help="halp (prunes while training) or halp-oneshot.")] = "halp",
     criterion: Annotated[str, typer.Option(help="What a channel is worth.")] = "taylor-bn",
@@ -53,8 +60,13 @@ def command(
     augment: Annotated[bool, typer.Option(help="Shift and flip training images.")] = False,
     workers: Annotated[int, typer.Option(help="Processes that load data.")] = 0,
     accelerator: Annotated[str, typer.Option(help="Where training runs: auto, cpu, cuda or mps.")] = "auto",
-    channel_step: Annotated[int, typer.Option(help="Width step for size and MAC budgets.")] = 8,
-    table_points: Annotated[int, typer.Option(help="Samples per channel dimension of a measured table.")] = 5,
+    channel_step: Annotated[
+        int, typer.Option(help="Width step without a latency table (memory: at least the runtime's block).")
+    ] = 8,
+    table_method: Annotated[
+        str, typer.Option(help="Measure the table in-context, or every layer alone.")
+    ] = "in-context",
+    table_points: Annotated[int, typer.Option(help="Method alone: samples per channel dimension of a layer.")] = 5,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --output.")] = False,
     config: Config = None,
     seed: Seed = 0,

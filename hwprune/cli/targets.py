@@ -17,7 +17,7 @@ def command(json: Json = False) -> int:
         reason = runtime_for(target).unavailable()
         rows.append({**target.to_dict(), "name": name, "available": reason is None, "reason": reason})
     lines = [
-        f"{row['name']:20} {row['runtime']}, {row['precision']}, batch {row['batch']}, threads {row['threads']}: "
+        f"{row['name']:26} {row['runtime']}, {row['precision']}, batch {row['batch']}, threads {row['threads']}: "
         + ("ready" if row["available"] else f"not usable here: {row['reason']}")
         for row in rows
     ]

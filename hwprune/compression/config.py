@@ -11,13 +11,18 @@ from hwprune.budget import Budget, Metric, parse_budget
 from hwprune.errors import BudgetError, InputError
 from hwprune.saliency import criteria
 
-METRICS: dict[str, Metric] = {"latency": "latency_ms", "size": "size_bytes", "macs": "macs"}
+METRICS: dict[str, Metric] = {
+    "latency": "latency_ms",
+    "size": "size_bytes",
+    "memory": "memory_bytes",
+    "macs": "macs",
+}
 
 
 class CompressConfig(BaseModel):
     """A compression, as a user describes it; the same keys serve flags, TOML files and Python.
 
-    Exactly one of ``latency``, ``size`` and ``macs`` is given.
+    Exactly one of ``latency``, ``size``, ``memory`` and ``macs`` is given.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
@@ -39,6 +44,10 @@ class CompressConfig(BaseModel):
     table: Path | None = Field(default=None, description="latency table of the target; measured now if absent")
     latency: str | None = Field(default=None, description="0.5x of the dense network, or 8ms")
     size: str | None = Field(default=None, description="0.5x, or 2MB")
+    memory: str | None = Field(
+        default=None, description="0.5x, or 2MB: weights and the most activations that are held at once"
+    )
+    weights_in_flash: bool = Field(default=False, description="memory holds activations alone, as on microcontrollers")
     macs: str | None = Field(default=None, description="0.5x, or 100M")
     method: Literal["halp", "halp-oneshot"] = Field(
         default="halp", description="prune while training, or in one shot before it"
@@ -57,8 +66,15 @@ class CompressConfig(BaseModel):
     augment: bool = Field(default=False, description="random crops and flips of training images")
     workers: int = Field(default=0, ge=0, le=256, description="processes that load data")
     accelerator: str = Field(default="auto", description="where training runs, as Lightning Fabric names it")
-    channel_step: int = Field(default=8, ge=1, description="width step for size and MAC budgets (latency: the table's)")
-    table_points: int = Field(default=5, ge=2, description="samples per channel dimension when the table is measured")
+    channel_step: int = Field(
+        default=8,
+        ge=1,
+        description="width step without a latency table; for memory, at least the runtime's block of channels",
+    )
+    table_method: Literal["in-context", "alone"] = Field(
+        default="in-context", description="how the table is measured: from whole networks, or every layer alone"
+    )
+    table_points: int = Field(default=5, ge=2, description="samples per channel dimension of layers measured alone")
     seed: int = Field(default=0, ge=0, lt=2**32)
 
     @property
@@ -72,7 +88,7 @@ class CompressConfig(BaseModel):
         if len(given) != 1:
             raise BudgetError(
                 f"{len(given)} budgets were given ({', '.join(given) or 'none'})",
-                hint="give exactly one of --latency, --size and --macs, such as --latency 0.5x",
+                hint="give exactly one of --latency, --size, --memory and --macs, such as --latency 0.5x",
             )
         ((name, text),) = given.items()
         return parse_budget(METRICS[name], text)

@@ -14,7 +14,9 @@ from hwprune.compression.job import Job
 from hwprune.compression.settle import Window
 from hwprune.compression.stages import finetuned
 from hwprune.deploy import measure_pair, write_bundle
+from hwprune.footprint import footprint
 from hwprune.latency import LatencyTable, predict
+from hwprune.targets.connection import device_at
 from hwprune.training import save_weights
 
 WINDOW = Window()
@@ -35,8 +37,8 @@ def measure_delivery(job: Job, run: RunFolder) -> dict[str, Any]:
             record["limit"] = job.budget.resolve(pair.baseline.p50_ms)
             if WINDOW.holds(record["value"] / record["limit"]):
                 break
-    if metric == "size_bytes":
-        record["value"] = float(run.stage("artifact")["size_bytes"])
+    if metric in ("size_bytes", "memory_bytes"):
+        record["value"] = run.stage("artifact")[metric]
     elif metric == "macs":
         record["value"] = float(_macs(job, run))
     return record
@@ -58,7 +60,7 @@ def deliver(job: Job, run: RunFolder) -> None:
         )
     run.document["result"] = result
     run.document["versions"] = versions()
-    run.document["device"] = job.runtime.fingerprint() if job.measurable else None
+    run.document["device"] = device_at(job.target) if job.measurable else None
     run.document["groups"] = _groups(job, run)
     run.document["layers"] = _layers(job, run)
     run.save()
@@ -107,6 +109,7 @@ def _result(job: Job, run: RunFolder) -> dict[str, Any]:
         "baseline_accuracy": dense["accuracy"],
         "size_bytes": done["size_bytes"],
         "baseline_size_bytes": dense["size_bytes"],
+        **_memory(job, run),
         "parameters": run.stage("finetune")["parameters"],
         "baseline_parameters": dense["parameters"],
         "macs": _macs(job, run),
@@ -119,6 +122,18 @@ def _result(job: Job, run: RunFolder) -> dict[str, Any]:
         "trials": len(settled["trials"]),
         "attempts": int(run.document.get("attempt", 0)) + 1,
         "bundle": str(run.path / "bundle"),
+    }
+
+
+def _memory(job: Job, run: RunFolder) -> dict[str, Any]:
+    alone = job.config.weights_in_flash
+    widths = {**job.network.dense_widths, **Plan.load(run.path / "plan.json").widths}
+    taken = footprint(job.network, job.runtime, job.target.precision, widths)
+    return {
+        "memory_of": "activations" if alone else "weights and activations",
+        "predicted_memory_bytes": taken.activation_bytes if alone else taken.memory_bytes,
+        "measured_memory_bytes": run.stage("artifact")["memory_bytes"],
+        "baseline_memory_bytes": run.stage("baseline")["memory_bytes"],
     }
 
 
@@ -140,7 +155,7 @@ def _manifest(job: Job, run: RunFolder, result: dict[str, Any]) -> dict[str, Any
         },
         "parity": result["parity"],
         "preprocessing": job.data.preprocessing,
-        "device": job.runtime.fingerprint() if job.measurable else None,
+        "device": device_at(job.target) if job.measurable else None,
         "versions": versions(),
     }
 

@@ -1,4 +1,4 @@
-"""What a budget is held against: the exported engine's latency, its size, or its operations."""
+"""What a budget is held against: the exported engine's latency, its size, its memory, or its operations."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from hwprune.deploy import export_onnx, measure_pair
+from hwprune.deploy import export_onnx, measure_memory, measure_pair
 from hwprune.network import trace
 from hwprune.targets import Target
 
@@ -59,25 +59,58 @@ class LatencyGauge(Gauge):
 
 @dataclass(frozen=True)
 class SizeGauge(Gauge):
-    """Bytes of the exported engine file.
-
-    Equal tensors are stored once, and a fresh network has many (biases of zero); a trained one has none. So the
-    candidate is weighed with noise for weights.
-    """
+    """Bytes of the exported engine file."""
 
     example: torch.Tensor
 
     def measure(self, model: nn.Module) -> float:
         """Fill with noise, export and weigh; the candidate is not used after that."""
-        generator = torch.Generator().manual_seed(0)
-        with torch.no_grad():
-            for tensor in (*model.parameters(), *model.buffers()):
-                if tensor.is_floating_point():
-                    tensor.uniform_(0.5, 1.5, generator=generator)
+        _fill_with_noise(model)
         with tempfile.TemporaryDirectory() as folder:
             candidate = Path(folder) / "candidate.onnx"
             export_onnx(model, self.example, candidate)
             return float(candidate.stat().st_size)
+
+
+@dataclass(frozen=True)
+class MemoryGauge(Gauge):
+    """Bytes of memory that the exported engine takes while it runs, as the runtime's own allocator counts them.
+
+    Attributes:
+        example: one input batch.
+        target: where it is measured.
+        weights_in_flash: activations alone count.
+    """
+
+    example: torch.Tensor
+    target: Target
+    weights_in_flash: bool
+
+    def measure(self, model: nn.Module) -> float:
+        """Fill with noise, export, run once, and read what was held; the candidate is not used after that."""
+        _fill_with_noise(model)
+        with tempfile.TemporaryDirectory() as folder:
+            candidate = Path(folder) / "candidate.onnx"
+            export_onnx(model, self.example, candidate)
+            value = self.weigh(candidate)
+        assert value is not None, "asked of a runtime that does not tell"
+        return value
+
+    def weigh(self, engine: Path) -> float | None:
+        """Bytes of an engine file; None if the runtime does not tell."""
+        memory = measure_memory(engine, self.target)
+        if memory is None:
+            return None
+        return float(memory.activations if self.weights_in_flash else memory.total)
+
+
+def _fill_with_noise(model: nn.Module) -> None:
+    """Make no two tensors equal: equal ones are stored once, and a fresh network has many, a trained one none."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *model.buffers()):
+            if tensor.is_floating_point():
+                tensor.uniform_(0.5, 1.5, generator=generator)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from hwprune.latency import LatencyTable
 from hwprune.network import Network, load_model, load_weights, trace
 from hwprune.network.surgery import copied
 from hwprune.targets import Runtime, Target, load_target, runtime_for
+from hwprune.targets.connection import device_at
 from hwprune.training import ClassificationTask, Data, Task, TrainConfig, check_accelerator, load_data, load_task
 
 
@@ -130,7 +131,7 @@ def prepare(
     runtime = runtime_for(target)
     if table is None and config.table is not None:
         table = LatencyTable.load(config.table)
-    _check_target(target, runtime, table)
+    _check_target(config, target, runtime, table)
     progress.say(f"reading the model {config.model} and the data {config.data}")
     dense = _dense(config, model, state)
     data = data or load_data(config.data, input_shape=config.input_shape, seed=config.seed)
@@ -189,8 +190,10 @@ def _restore(dense: nn.Module, state: dict[str, torch.Tensor]) -> None:
         ) from error
 
 
-def _check_target(target: Target, runtime: Runtime, table: LatencyTable | None) -> None:
+def _check_target(config: CompressConfig, target: Target, runtime: Runtime, table: LatencyTable | None) -> None:
     if target.connection == "none":
+        if table is None and config.budget.metric != "latency_ms":
+            return
         if table is None:
             raise InputError(
                 f"target {target.name} cannot be reached from here and no table of it was given",
@@ -202,7 +205,7 @@ def _check_target(target: Target, runtime: Runtime, table: LatencyTable | None) 
     if reason is not None:
         raise InputError(f"target {target.name} cannot be used: {reason}", hint="see hwprune targets")
     if table is not None:
-        table.check(target, runtime.fingerprint())
+        table.check(target, device_at(target))
 
 
 def _example(data: Data, input_shape: Sequence[int], batch: int) -> torch.Tensor:

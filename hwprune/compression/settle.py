@@ -151,7 +151,7 @@ class ClosedLoop:
             )
         except InfeasibleError:
             return None
-        return None if self._seen(plan.widths) else plan
+        return plan if self._is_news(plan.widths, self._predicted(plan)) else None
 
     def _beside_closest(self) -> Plan | None:
         """A plan not measured yet, a few widths away from the closest trial, that should measure inside.
@@ -171,10 +171,14 @@ class ClosedLoop:
             columns = {group: np.array([w[group] for w in beside]) for group in widths}
             predicted = self.problem.evaluate_each(self._metric, columns)
             expected = (start.measured + rate * (predicted - start.predicted)) / self.limit
-            fitting = [w for w, e in zip(beside, expected, strict=True) if self.window.holds(e, 2 * self.window.margin)]
+            news = [self._is_news(w, float(p)) for w, p in zip(beside, predicted, strict=True)]
+            inside = [self.window.holds(e, 2 * self.window.margin) for e in expected]
+            fitting = [w for w, new, fits in zip(beside, news, inside, strict=True) if new and fits]
             if fitting:
                 return self._plan(max(fitting, key=self.problem.objective))
-            nearest = widths = beside[int(np.abs(expected - AIM).argmin())]
+            closest = int(np.abs(expected - AIM).argmin())
+            widths = beside[closest]
+            nearest = widths if news[closest] else nearest
         return None if nearest is None else self._plan(nearest)
 
     def _changed(self, widths: Mapping[str, int]) -> list[dict[str, int]]:
@@ -198,6 +202,11 @@ class ClosedLoop:
 
     def _offered(self, widths: Mapping[str, int]) -> bool:
         return all(widths.get(group) in choices.widths for group, choices in self.problem.groups.items())
+
+    def _is_news(self, widths: Mapping[str, int], predicted: float) -> bool:
+        """Whether measuring these widths could show anything new: exact readings follow the prediction."""
+        known = not self.window.margin and any(np.isclose(predicted, t.predicted, 1e-12) for t in self.trials)
+        return not known and not self._seen(widths)
 
     def _seen(self, widths: Mapping[str, int]) -> bool:
         return any(trial.widths == widths for trial in self.trials)

@@ -9,13 +9,15 @@ from torch import nn
 
 from hwprune.budget import Metric, Plan, solve_halp, spell
 from hwprune.compression.folder import RunFolder
-from hwprune.compression.gauge import Gauge, LatencyGauge, MacsGauge, SizeGauge
+from hwprune.compression.gauge import Gauge, LatencyGauge, MacsGauge, MemoryGauge, SizeGauge
 from hwprune.compression.job import Job
 from hwprune.compression.settle import ClosedLoop, Settlement, Trial, Window, correct
-from hwprune.deploy import compare, export_onnx, measure_one, predictor
+from hwprune.deploy import channel_block, compare, export_onnx, measure_one, predictor
+from hwprune.deploy.profiling import profile_model
 from hwprune.errors import BudgetError
 from hwprune.files import write_atomic
-from hwprune.latency import LatencyTable, profile
+from hwprune.footprint import weight_bytes
+from hwprune.latency import LatencyTable
 from hwprune.network import cut, verify_cut
 from hwprune.pruning import HalpPruner, HalpSchedule, Pricing, price
 from hwprune.saliency import criteria
@@ -37,7 +39,7 @@ SLACK = 1.05  # of the budget while pruning goes on; the last step takes it back
 
 
 def baseline(job: Job, run: RunFolder) -> dict[str, Any]:
-    """Export the dense network; record its accuracy, size, operations and, if it can be, its latency."""
+    """Export the dense network; record its accuracy, size, operations and, if they can be, latency and memory."""
     job.progress.say("dense network: exporting and measuring")
     path = run.path / "baseline.onnx"
     info = export_onnx(job.model, job.example, path)
@@ -51,6 +53,8 @@ def baseline(job: Job, run: RunFolder) -> dict[str, Any]:
         "size_bytes": info.size_bytes,
         "parameters": job.network.total_parameters,
         "macs": sum(layer.macs for layer in job.network.layers),
+        "memory_bytes": memory_gauge(job).weigh(path) if job.measurable else None,
+        "channel_block": channel_block(job.target) if job.measurable else 1,
         "latency": latency,
     }
 
@@ -65,13 +69,15 @@ def latency_table(job: Job, run: RunFolder) -> dict[str, Any]:
         job.table.save(path)
         return {"file": path.name, "source": str(job.config.table or "given in memory")}
     with job.progress.bar("latency table") as advance:
-        table = profile(
-            job.network.layers,
+        table = profile_model(
+            job.model,
+            job.example,
+            job.network,
             job.target,
+            method=job.config.table_method,
             points=job.config.table_points,
             seed=job.config.seed,
             progress=advance,
-            dense=(run.path / "baseline.onnx").read_bytes(),
         )
     table.save(path)
     return {"file": path.name, "source": "measured for this run"}
@@ -80,13 +86,26 @@ def latency_table(job: Job, run: RunFolder) -> dict[str, Any]:
 def pricing(job: Job, run: RunFolder) -> Pricing:
     """Prices of all widths under the budget's metric."""
     table = LatencyTable.load(run.path / "table.json") if job.budget.metric == "latency_ms" else None
-    return price(job.network, job.budget.metric, table=table, step=job.config.channel_step)
+    dense, step = run.stage("baseline"), job.config.channel_step
+    stored = weight_bytes(job.network, job.target.precision)
+    weights = sum(term.at(job.network.dense_widths) for terms in stored.values() for term in terms)
+    return price(
+        job.network,
+        job.budget.metric,
+        table=table,
+        step=max(step, dense["channel_block"]) if job.budget.metric == "memory_bytes" else step,
+        target=job.target,
+        graph_bytes=max(0.0, dense["size_bytes"] - weights),
+        weights_in_flash=job.config.weights_in_flash,
+    )
 
 
 def gauge(job: Job, run: RunFolder) -> Gauge:
     """What the closed loop measures candidates with."""
     if job.budget.metric == "size_bytes":
         return SizeGauge(job.example)
+    if job.budget.metric == "memory_bytes":
+        return memory_gauge(job)
     if job.budget.metric == "macs":
         return MacsGauge(job.example)
     dense_ms = run.stage("baseline")["latency"]["p50_ms"]
@@ -98,6 +117,11 @@ def gauge(job: Job, run: RunFolder) -> Gauge:
     )
 
 
+def memory_gauge(job: Job) -> MemoryGauge:
+    """What memory is measured with."""
+    return MemoryGauge(job.example, job.target, job.config.weights_in_flash)
+
+
 def reach(job: Job, run: RunFolder) -> dict[str, Any]:
     """Resolve the budget, and measure the smallest network before any time goes into training.
 
@@ -106,8 +130,8 @@ def reach(job: Job, run: RunFolder) -> dict[str, Any]:
     """
     prices = pricing(job, run)
     dense, smallest = prices.value(prices.dense), prices.value(prices.smallest)
-    if not _can_measure(job):
-        limit = job.budget.resolve(dense)  # only latency needs the device
+    if not _can_measure(job, run):
+        limit = job.budget.resolve(dense)
         _check_reach(limit, smallest, job.budget.metric)
         return {"limit": limit, "trials": []}
     measured_dense = _dense_value(job, run)
@@ -130,7 +154,10 @@ def _check_reach(limit: float, least: float, metric: Metric) -> None:
         )
 
 
-def _can_measure(job: Job) -> bool:
+def _can_measure(job: Job, run: RunFolder) -> bool:
+    """Latency needs the device, memory a runtime that tells; the rest is counted on what was exported."""
+    if job.budget.metric == "memory_bytes":
+        return run.stage("baseline")["memory_bytes"] is not None
     return job.measurable or job.budget.metric != "latency_ms"
 
 
@@ -220,7 +247,7 @@ def settle(job: Job, run: RunFolder) -> dict[str, Any]:
     """Solve the last prune step so that the exported network measures inside the budget; write plan.json."""
     _, pruner = explored(job, run)
     trials, limit = _trials(run), float(run.stage("reach")["limit"])
-    if not _can_measure(job):
+    if not _can_measure(job, run):
         plan = solve_halp(pruner.problem(limit))
         settlement = Settlement(plan=plan, trials=(), inside=True)
     elif limit >= trials[0].measured:
@@ -311,12 +338,13 @@ def artifact(job: Job, run: RunFolder) -> dict[str, Any]:
     model = finetuned(job, run)
     path = run.path / "model.onnx"
     info = export_onnx(model, job.example, path)
-    record: dict[str, Any] = {"size_bytes": info.size_bytes, "parity": None}
+    record: dict[str, Any] = {"size_bytes": info.size_bytes, "memory_bytes": None, "parity": None}
     if job.measurable:
         engine = job.runtime.open(path, job.target)
         parity = compare(model, engine, job.validation_inputs(PARITY_SAMPLES))
         parity.check(job.target.precision)
         record["parity"] = parity.to_dict()
+        record["memory_bytes"] = memory_gauge(job).weigh(path)
         record["accuracy"] = evaluate(predictor(engine), job.data, job.task)
         record["accuracy_of"] = "exported engine"
     else:

@@ -13,6 +13,9 @@ from hwprune.deploy.latency import Measurement as Measurement
 from hwprune.deploy.latency import PairMeasurement as PairMeasurement
 from hwprune.deploy.latency import measure_one as measure_one
 from hwprune.deploy.latency import measure_pair as measure_pair
+from hwprune.deploy.memory import Memory as Memory
+from hwprune.deploy.memory import channel_block as channel_block
+from hwprune.deploy.memory import measure_memory as measure_memory
 from hwprune.deploy.parity import Parity as Parity
 from hwprune.deploy.parity import compare as compare
 from hwprune.deploy.writing import write_bundle as write_bundle
@@ -21,11 +24,14 @@ __all__ = [
     "Bundle",
     "Latency",
     "Measurement",
+    "Memory",
     "OnnxInfo",
     "PairMeasurement",
     "Parity",
+    "channel_block",
     "compare",
     "export_onnx",
+    "measure_memory",
     "measure_one",
     "measure_pair",
     "predictor",

@@ -52,24 +52,8 @@ def export_onnx(model: nn.Module, example: Tensor | tuple[Tensor, ...], path: Pa
         ModelError: ``forward`` fails, has no ONNX form, or needs more than 2 GB.
         InputError: the file cannot be written.
     """
-    inputs = as_inputs(example)
-    expected = reference_outputs(model, inputs)
-    input_names, output_names = _names("input", len(inputs)), _names("output", len(expected))
-    with evaluating(model), exporter_noise_silenced():
-        try:
-            program = torch.onnx.export(
-                model,
-                on_device_of(model, inputs),
-                input_names=list(input_names),
-                output_names=list(output_names),
-                dynamo=True,
-                optimize=True,
-                verbose=False,
-            )
-        except torch.onnx.OnnxExporterError as error:
-            raise _cannot_export(error) from error
-    assert program is not None  # None is returned by the exporter that dynamo=False asks for
-    content = _checked(program.model_proto, expected)
+    proto = exported_proto(model, example)
+    content = _checked(proto, reference_outputs(model, example))
     try:
         write_atomic(Path(path), content)
     except OSError as error:
@@ -79,10 +63,49 @@ def export_onnx(model: nn.Module, example: Tensor | tuple[Tensor, ...], path: Pa
     return OnnxInfo(
         path=Path(path),
         size_bytes=len(content),
-        opset=max(entry.version for entry in program.model_proto.opset_import if entry.domain in ("", "ai.onnx")),
-        inputs=input_names,
-        outputs=output_names,
+        opset=max(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")),
+        inputs=tuple(port.name for port in proto.graph.input),
+        outputs=tuple(port.name for port in proto.graph.output),
     )
+
+
+def exported_bytes(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> bytes:
+    """The contents of the file that :func:`export_onnx` writes.
+
+    Raises:
+        ModelError: as there.
+    """
+    return _checked(exported_proto(model, example), reference_outputs(model, example))
+
+
+def exported_proto(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> onnx.ModelProto:
+    """Export a model in evaluation mode; the exporter's notes about where nodes come from are still in it.
+
+    Args:
+        model: on any device; left as it was.
+        example: the arguments of ``forward``, batch first.
+
+    Raises:
+        ModelError: ``forward`` fails or has no ONNX form.
+    """
+    inputs = as_inputs(example)
+    expected = reference_outputs(model, inputs)
+    with evaluating(model), exporter_noise_silenced():
+        try:
+            program = torch.onnx.export(
+                model,
+                on_device_of(model, inputs),
+                input_names=list(_names("input", len(inputs))),
+                output_names=list(_names("output", len(expected))),
+                dynamo=True,
+                optimize=True,
+                verbose=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            raise _cannot_export(error) from error
+    assert program is not None  # None is returned by the exporter that dynamo=False asks for
+    proto: onnx.ModelProto = program.model_proto
+    return proto
 
 
 def _names(base: str, count: int) -> tuple[str, ...]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from hwprune import device_runner
+from hwprune.deploy.formats import null_engine, read_model
 from hwprune.errors import MeasurementError
-from hwprune.targets import Target, runtime_for
+from hwprune.targets import Target
+from hwprune.targets.connection import Visit, connect
 
 OPENINGS = 3  # of each engine: where its memory happens to lie makes a percent or two
 
@@ -131,15 +133,14 @@ def measure_pair(
 
 
 def _measure(models: dict[str, Path | bytes], target: Target, *, rounds: int, burst: int, seed: int) -> dict[str, Any]:
-    target.check_reachable()
-    runtime = runtime_for(target)
-    calls: dict[str, Callable[[], object]] = {}
-    for opening in range(OPENINGS):
-        for name, model in models.items():
-            engine = runtime.open(model, target)
-            calls[f"{name}, opening {opening}"] = engine.bind(device_runner.example_feeds(engine, seed))
-    with _refusal_named():
-        result = device_runner.measure(calls, threads=target.threads, rounds=rounds, burst=burst, seed=seed)
+    contents = {name: model if isinstance(model, bytes) else read_model(model) for name, model in models.items()}
+    opened = {f"{name}, opening {i}": content for i in range(OPENINGS) for name, content in contents.items()}
+    visit = Visit(
+        id=" and ".join(models), models=opened, rounds=rounds, burst=burst, min_clean=0.3, max_seconds=30.0, seed=seed
+    )
+    idle = null_engine(target)
+    with connect(target, null=idle, anchor=idle) as connection:
+        (result,) = connection.run([visit])
     found = result["candidates"]
     openings = {name: [found[f"{name}, opening {i}"] for i in range(OPENINGS)] for name in models}
     return {**result, "candidates": {name: _pooled(same) for name, same in openings.items()}}

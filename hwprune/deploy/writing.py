@@ -6,7 +6,7 @@ import hashlib
 import io
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from importlib import metadata, resources
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,11 @@ from hwprune.deploy.parity import RELATIVE_L2, compare
 from hwprune.deploy.reference import as_inputs, reference_outputs
 from hwprune.errors import BundleError, InputError, ParityError
 from hwprune.files import replacing_folder, write_atomic, write_json
-from hwprune.targets import Target, runtime_for
+from hwprune.targets import Target, device_files, runtime_for
 
 LATENCY_TOLERANCE = 0.25  # a device that is this much slower than when the bundle was made is worth a word
 PACKAGES = ("hwprune", "torch", "onnx")
+_FILE = {"onnx": "model.onnx", "torch": "model.pt2", "ncnn": "model.ncnn.zip"}  # by the runtime's format
 _FACTS: dict[str, Any] = {  # what a caller may know, and what stands in the manifest if it does not
     "accuracy": None,
     "baseline_latency": None,
@@ -53,7 +54,7 @@ def write_bundle(
 
     Args:
         path: the folder; absent or empty.
-        engine: the exported model.
+        engine: the exported model, in the format of the target's runtime.
         model: the torch model it was exported from.
         example: real inputs, at least as many as the engine's batch. Parity is checked on all of them; the
             first batch becomes ``golden.npz``, with the outputs that torch gives.
@@ -77,20 +78,21 @@ def write_bundle(
         content = engine.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read {engine}: {error.strerror or error}", hint="give the exported model") from error
-    opened = runtime_for(target).open(content, target)
+    runtime = runtime_for(target)
+    opened, name = runtime.open(content, target), _FILE[runtime.model_format]
     parity = compare(model, opened, [example])
     parity.check(target.precision)
     golden, ports = _golden(opened, model, _first_batch(opened, as_inputs(example)), RELATIVE_L2[target.precision])
     document = {
-        **_about_engine(opened, target),
+        **_about_engine(opened, target, name),
         "golden": ports,
         "parity": facts["parity"] or parity.to_dict(),
         **_about_run(facts),
     }
-    runner = resources.files("hwprune").joinpath("device_runner.py").read_bytes()
+    contents = {name: content, "golden.npz": golden, **device_files(target.runtime)}
     try:
         with replacing_folder(path) as place:
-            _write_files(place, {"model.onnx": content, "golden.npz": golden, "run.py": runner}, document)
+            _write_files(place, contents, document)
             _must_verify(place)
     except OSError as error:
         raise InputError(
@@ -107,13 +109,13 @@ def _facts(given: Mapping[str, Any]) -> dict[str, Any]:
     return {**_FACTS, **given}
 
 
-def _about_engine(engine: Engine, target: Target) -> dict[str, Any]:
+def _about_engine(engine: Engine, target: Target, name: str) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "target": target.to_dict(),
         "engine": {
-            "file": "model.onnx",
+            "file": name,
             "runtime": target.runtime,
             "threads": target.threads,
             "precision": target.precision,

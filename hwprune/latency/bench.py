@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hwprune import device_runner
-from hwprune.errors import MeasurementError
-from hwprune.latency.isolate import isolated_models, null_model
+from hwprune.latency.isolate import isolated_models
 from hwprune.latency.layer import Layer, Operand
-from hwprune.targets import Runtime, Target, runtime_for
+from hwprune.targets import Target, runtime_for
+from hwprune.targets.connection import ANCHOR, NULL, Connection, Visit
 
-ROUNDS, BURST, ATTEMPTS = 9, 4, 6
-MAX_SECONDS = 8.0  # per batch of models
+EDGE, STEPS = 64, (32, 16, 8, 4, 2)  # a count that is a multiple of every step, and the steps that are tried
+PROBED = (EDGE, *(EDGE - step + 1 for step in STEPS))  # output channels that are timed
+PROBES = 3  # visits that look for the step
 BATCH_BYTES = 256 * 1024 * 1024  # of models open at the same time
 LEAST_MS = 1e-4
-NULL, ANCHOR = "null", "anchor"
 
 
 @dataclass(frozen=True)
@@ -44,32 +43,22 @@ class Timing:
 
 
 class Bench:
-    """A target, and the conditions under which it was measured so far.
+    """A device, and the conditions under which it was measured so far.
 
     Models are timed in batches, in interleaved rounds together with two that are always the same: an empty one, whose
     time is subtracted, and an anchor convolution. The speed of a machine drifts; every batch is corrected by how the
     anchor fared in it, compared with the first batch.
 
     Args:
-        target: a device at hand.
-        runtime: the target's if not given.
-        measure: the clock, with the signature of ``device_runner.measure``.
+        target: the device and its conditions.
+        connection: to it; its empty model and anchor are :func:`null_model` and :func:`probe_model`.
         seed: of random inputs and of the order of measurements.
     """
 
-    def __init__(
-        self,
-        target: Target,
-        *,
-        runtime: Runtime | None = None,
-        measure: Callable[..., dict[str, Any]] = device_runner.measure,
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, target: Target, connection: Connection, *, seed: int = 0) -> None:
         self.target, self.seed = target, seed
-        self.runtime = runtime or runtime_for(target)
-        self._measure = measure
-        _, anchor = next(isolated_models(probe(target), [(64, 64)]))
-        self._fixed = {NULL: self._opened(null_model()), ANCHOR: self._opened(anchor)}
+        self.runtime = runtime_for(target)
+        self.connection = connection
         self._null_ms: list[float] = []
         self._anchor_ms: list[float] = []
         self._clean: list[float] = []
@@ -87,8 +76,7 @@ class Bench:
         """
         timings: dict[Hashable, Timing] = {}
         for batch in _in_batches(models):
-            calls = {str(index): self._opened(model) for index, model in enumerate(batch.values())}
-            found = self._measured({**self._fixed, **calls}, what)
+            found = self._measured({str(index): model for index, model in enumerate(batch.values())}, what)
             steady = self._anchor_ms[0] / self._anchor_ms[-1]
             for index, name in enumerate(batch):
                 seen = found[str(index)]
@@ -96,37 +84,21 @@ class Bench:
                 timings[name] = Timing(latency_ms, steady * seen["iqr_ms"], seen["clean"])
         return timings
 
-    def _measured(self, calls: Mapping[str, Callable[[], object]], what: str) -> dict[str, dict[str, Any]]:
-        try:
-            result = self._measure(
-                calls,
-                threads=self.target.threads,
-                rounds=ROUNDS,
-                burst=BURST,
-                attempts=ATTEMPTS,
-                seed=self.seed,
-                max_seconds=MAX_SECONDS,
-            )
-        except device_runner.MeasurementRefused as error:
-            raise MeasurementError(
-                f"measuring {what}: {error}", hint="stop what else is running on the device, then try again"
-            ) from error
-        found: dict[str, dict[str, Any]] = result["candidates"]
+    def _measured(self, models: Mapping[str, bytes], what: str) -> dict[str, dict[str, Any]]:
+        visit = Visit(id=f"{len(self._null_ms)}: {what}", models=models, seed=self.seed)
+        (reply,) = self.connection.run([visit])
+        found: dict[str, dict[str, Any]] = reply["candidates"]
         self._null_ms.append(found[NULL]["p50_ms"])
-        self._anchor_ms.append(found[ANCHOR]["p50_ms"] - found[NULL]["p50_ms"])
-        self._clean.append(result["contention"]["clean_fraction"])
+        self._anchor_ms.append(max(LEAST_MS, found[ANCHOR]["p50_ms"] - found[NULL]["p50_ms"]))
+        self._clean.append(reply["contention"]["clean_fraction"])
         return found
-
-    def _opened(self, model: bytes) -> Callable[[], None]:
-        engine = self.runtime.open(model, self.target)
-        return engine.bind(device_runner.example_feeds(engine, seed=self.seed))
 
     def protocol(self) -> dict[str, Any]:
         """How everything so far was measured, for the table."""
         return {
             "clock": "perf_counter_ns",
-            "rounds": ROUNDS,
-            "burst": BURST,
+            "rounds": Visit.rounds,
+            "burst": Visit.burst,
             "seed": self.seed,
             "null_run_ms": float(f"{min(self._null_ms):.6g}"),
             "anchor_drift": round(max(self._anchor_ms) / min(self._anchor_ms) - 1, 4),
@@ -142,26 +114,47 @@ def probe(target: Target) -> Layer:
     return Layer(name="probe", op="conv", inputs=(operand,), output=operand, attributes=attributes)
 
 
-def channel_step(bench: Bench) -> int:
+def probe_model(target: Target) -> bytes:
+    """The probe as a model, to be an anchor."""
+    return next(isolated_models(probe(target), [(64, 64)]))[1]
+
+
+def probe_models(target: Target) -> dict[int, bytes]:
+    """The probe with several numbers of output channels: what must be timed to find the channel block."""
+    points = [(EDGE, out) for out in PROBED]
+    return {point[1]: model for (point, _), model in isolated_models(probe(target), points)}
+
+
+def probe_visits(models: Mapping[int, bytes], *, seed: int) -> list[Visit]:
+    """Visits that find the channel block; :func:`step_from` reads the replies.
+
+    Args:
+        models: output channels → the probe, in the runtime's format (:func:`probe_models` makes it in ONNX).
+        seed: of inputs and of the order of measurements.
+    """
+    named = {str(out): model for out, model in models.items()}
+    return [Visit(id=f"channel-step-{index}", models=named, seed=seed) for index in range(PROBES)]
+
+
+def step_from(replies: Iterable[Mapping[str, Any]]) -> int:
     """The channel block of the target's convolutions.
 
     Time over output channels is a staircase on hardware that works in blocks. A step ``s`` is accepted when the count
     just above the edge below 64 costs nearly what 64 costs: the drop is less than a quarter of the one that a cost
     proportional to the count would show. The largest accepted step wins.
 
-    Raises:
-        MeasurementError: the device is too busy.
+    Args:
+        replies: to :func:`probe_visits`.
     """
-    edge, steps = 64, (32, 16, 8, 4, 2)
-    layer = probe(bench.target)
-
-    points = [(64, edge), *((64, edge - step + 1) for step in steps)]
+    found = [
+        {name: seen["p50_ms"] - reply["candidates"][NULL]["p50_ms"] for name, seen in reply["candidates"].items()}
+        for reply in replies
+    ]
     # The least of several: whatever disturbs a measurement makes it longer.
-    found = [bench.time(isolated_models(layer, points), "the channel step") for _ in range(3)]
-    least = {point[1]: min(timings[point, 1].latency_ms for timings in found) for point in points}
-    for step in steps:
-        drop = 1 - least[edge - step + 1] / least[edge]
-        if drop < (step - 1) / edge / 4:
+    least = {out: min(times[str(out)] for times in found) for out in PROBED}
+    for step in STEPS:
+        drop = least[EDGE] - least[EDGE - step + 1]
+        if drop < least[EDGE] * (step - 1) / EDGE / 4:  # never where the probe took no longer than nothing
             return step
     return 1
 

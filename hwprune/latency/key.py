@@ -26,31 +26,43 @@ class Key:
         inputs: shape of every activation read, None where the channels are.
         axes: the channel counts that the cost is a function of: ``("in_channels", "out_channels")``,
             ``("channels",)`` where they shrink together, or none.
+        fused: operators that run inside its kernel, in order, without batch norm (it is folded into weights).
     """
 
     op: str
     attributes: dict[str, Any]
     inputs: tuple[tuple[int | None, ...], ...]
     axes: tuple[str, ...]
+    fused: tuple[str, ...] = ()
 
     @cached_property
     def identity(self) -> str:
         """Equal exactly for equal keys."""
+        return json.dumps([self.alone, self.fused])
+
+    @cached_property
+    def alone(self) -> str:
+        """Equal for keys that differ in nothing but what is fused."""
         return json.dumps([self.op, self.attributes, self.inputs, self.axes], sort_keys=True)
 
     def __str__(self) -> str:
         """For messages: ``conv {kernel: [3, 3], …} on 1×C×28×28``."""
         settings = ", ".join(f"{name}: {json.dumps(value)}" for name, value in self.attributes.items())
         shapes = " and ".join(_shape_text(shape) for shape in self.inputs)
-        return f"{self.op} {{{settings}}} on {shapes}"
+        return f"{'+'.join((self.op, *self.fused))} {{{settings}}} on {shapes}"
 
 
 def _shape_text(shape: tuple[int | None, ...]) -> str:
     return "×".join("C" if size is None else str(size) for size in shape) or "a scalar"
 
 
-def key_of(layer: Layer) -> Key:
-    """The key under which a layer's latency is listed."""
+def key_of(layer: Layer, fused: tuple[str, ...] = ()) -> Key:
+    """The key under which a layer's latency is listed.
+
+    Args:
+        layer: any layer.
+        fused: operators that run inside its kernel, in order.
+    """
     attributes = _weight_attributes(layer) if layer.op in WEIGHT_OPS else call_without_counts(layer)
     shapes = []
     for operand in layer.inputs:
@@ -59,7 +71,8 @@ def key_of(layer: Layer) -> Key:
         if dim is not None:
             shape[dim] = None
         shapes.append(tuple(shape))
-    return Key(layer.op, attributes, tuple(shapes), tuple(name for name, _ in costed_operands(layer)))
+    axes = tuple(name for name, _ in costed_operands(layer))
+    return Key(layer.op, attributes, tuple(shapes), axes, fused)
 
 
 def _weight_attributes(layer: Layer) -> dict[str, Any]:

@@ -6,11 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from hwprune.latency.entry import Floats
-from hwprune.latency.fusion import fused_into
+from hwprune.latency.fusion import fused_chains, fused_into
 from hwprune.latency.key import channel_dim, costed_operands, sizes_of
 from hwprune.latency.layer import Layer
 from hwprune.latency.table import LatencyTable
-from hwprune.targets import runtime_for
 
 
 @dataclass(frozen=True)
@@ -34,12 +33,24 @@ class Prediction:
     """Predicted latency of a network.
 
     Attributes:
-        latency_ms: of the whole network.
-        per_layer: in execution order; they sum to ``latency_ms``.
+        latency_ms: of the whole network: ``overhead_ms`` and the sum of the layers.
+        per_layer: in execution order.
+        overhead_ms: what a call costs besides its layers.
+        uncertainty: nine in ten networks that the table was tested on were predicted to within this part of their
+            latency; None if the table was never tested.
     """
 
     latency_ms: float
     per_layer: tuple[LayerLatency, ...]
+    overhead_ms: float = 0.0
+    uncertainty: float | None = None
+
+    @property
+    def interval_ms(self) -> tuple[float, float] | None:
+        """Where the latency is expected in nine of ten cases; None if the table was never tested."""
+        if self.uncertainty is None:
+            return None
+        return self.latency_ms / (1 + self.uncertainty), self.latency_ms / max(1e-9, 1 - self.uncertainty)
 
 
 def predict(layers: Sequence[Layer], table: LatencyTable, widths: Mapping[str, int] | None = None) -> Prediction:
@@ -54,16 +65,18 @@ def predict(layers: Sequence[Layer], table: LatencyTable, widths: Mapping[str, i
         MissingLatencyError: the table does not cover a layer.
         InputError: a width is missing or leaves a layer without channels.
     """
-    fused = fused_into(layers, runtime_for(table.target))
+    fused, chains = fused_into(layers, table.fuses), fused_chains(layers, table.fuses)
     per_layer = []
     for layer in layers:
         if layer.name in fused:
             per_layer.append(LayerLatency(layer.name, 0.0, f"fused into {fused[layer.name]}"))
             continue
-        found = table.lookup(layer, sizes_of(layer, widths))
+        found = table.lookup(layer, sizes_of(layer, widths), chains.get(layer.name, ()))
         source = "interpolated" if found.interpolated else "measured"
         per_layer.append(LayerLatency(layer.name, found.latency_ms * table.scale, source))
-    return Prediction(sum(layer.latency_ms for layer in per_layer), tuple(per_layer))
+    total = table.overhead_ms + sum(layer.latency_ms for layer in per_layer)
+    uncertainty = table.held_out.p90 if table.held_out else None
+    return Prediction(total, tuple(per_layer), table.overhead_ms, uncertainty)
 
 
 def layer_costs(
@@ -81,7 +94,7 @@ def layer_costs(
         ``tuple(len(s) for s in sizes)``, or None for a layer that runs inside another's kernel. Sizes of an operand
         without a ``channel_dim`` are not read: one entry stands for it.
     """
-    fused = fused_into(layers, runtime_for(table.target))
+    fused, chains = fused_into(layers, table.fuses), fused_chains(layers, table.fuses)
 
     def cost(layer: Layer, sizes: tuple[tuple[int, ...], ...]) -> Floats | None:
         if layer.name in fused:
@@ -91,7 +104,7 @@ def layer_costs(
             dim = channel_dim(layer, operand)
             assert dim is not None
             counts.append((operand.shape[dim],) if operand.channel_dim is None else given)
-        values, _ = table.grid(layer, counts)
+        values, _ = table.grid(layer, counts, chains.get(layer.name, ()))
         return (values * table.scale).reshape([len(given) for given in sizes])
 
     return cost

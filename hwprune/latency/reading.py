@@ -10,23 +10,34 @@ from typing import Any, cast
 
 import numpy as np
 
-from hwprune.budget import strict_json as strict
+from hwprune import strict_json as strict
 from hwprune.errors import InputError, TableError
-from hwprune.latency.entry import Entry
+from hwprune.latency.entry import Entry, HeldOut
+from hwprune.latency.fusion import Question
 from hwprune.latency.key import WEIGHT_OPS, Key
 from hwprune.latency.resizing import CHANNELS
 from hwprune.targets import Target
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MAX_BYTES = 16 * 1024 * 1024
 HINT = "give a table written by hwprune profile; latency_tables/README.md describes the format"
-_TOP = ("schema_version", "target", "device", "protocol", "channel_step", "scale", "scale_source", "entries")
-_ENTRY = ("op", "attributes", "inputs", "axes", "latency_ms", "iqr_ms", "repeats")
+_TOP = (
+    "schema_version", "target", "device", "protocol", "channel_step", "scale", "scale_source", "overhead_ms",
+    "held_out", "fusion", "entries",
+)  # fmt: skip
+_ENTRY = ("op", "fused", "attributes", "inputs", "axes", "latency_ms", "iqr_ms", "repeats", "how")
+_HOW = ("alone", "in context")
+_HELD_OUT = ("predicted_ms", "measured_ms")
+_QUESTION = ("op", "into", "rank", "chain", "fuses")
 _DEVICE = ("cpu", "isa", "machine", "runtime", "runtime_version")
 _PROTOCOL = (
-    "clock", "rounds", "burst", "points", "seed", "null_run_ms", "anchor_drift", "clean_fraction", "measured_at",
-    "hwprune",
+    "clock", "rounds", "burst", "points", "networks", "seed", "null_run_ms", "anchor_drift", "clean_fraction",
+    "measured_at", "hwprune",
 )  # fmt: skip
+_IN_CONTEXT = ("anchor_ms", "kernel_bias_ms", "kernel_scale", "unattributed")
+_TEXTS = ("clock", "measured_at", "hwprune")
+_COUNTS = ("rounds", "burst", "points", "networks", "seed")
+_PARTS = ("clean_fraction", "unattributed")
 _UNITS = ("us", "ns", "s", "seconds", "usec", "msec")
 
 
@@ -76,10 +87,13 @@ def parse_table(text: str) -> dict[str, Any]:
     return {
         "target": Target.from_dict(strict.mapping(top["target"], "target"), source="target"),
         "device": device,
-        "protocol": _plain(_fields(top["protocol"], "protocol", _PROTOCOL), "protocol"),
+        "protocol": _read_protocol(top["protocol"]),
         "channel_step": _positive_integer(top["channel_step"], "channel_step"),
         "scale": _positive(top["scale"], "scale"),
         "scale_source": _read_scale_source(top["scale_source"]),
+        "overhead_ms": _not_negative(top["overhead_ms"], "overhead_ms"),
+        "held_out": _read_held_out(top["held_out"]),
+        "fusion": _read_fusion(top["fusion"]),
         "entries": entries,
     }
 
@@ -96,6 +110,17 @@ def _fields(value: Any, where: str, required: tuple[str, ...], optional: tuple[s
     return strict.fields(value, where, required=required, optional=optional)
 
 
+def _read_protocol(value: Any) -> dict[str, Any]:
+    document = _fields(value, "protocol", _PROTOCOL, _IN_CONTEXT)
+    for name, item in document.items():
+        where = f"protocol.{name}"
+        if name in _TEXTS:
+            strict.text(item, where)
+        elif _not_negative(strict.integer(item, where) if name in _COUNTS else item, where) > 1 and name in _PARTS:
+            raise InputError(f"{where} is {item}", hint="it is a part of the whole: it must be from 0 to 1")
+    return document
+
+
 def _read_scale_source(value: Any) -> dict[str, Any]:
     document = _fields(value, "scale_source", ("method",), ("measured_ms", "sum_ms"))
     for key in ("measured_ms", "sum_ms"):
@@ -103,6 +128,53 @@ def _read_scale_source(value: Any) -> dict[str, Any]:
             _positive(document[key], f"scale_source.{key}")
     strict.text(document["method"], "scale_source.method")
     return document
+
+
+def _read_held_out(value: Any) -> HeldOut | None:
+    if value is None:
+        return None
+    document = _fields(value, "held_out", _HELD_OUT)
+    predicted, measured = (strict.each(document[name], f"held_out.{name}", _positive) for name in _HELD_OUT)
+    if not measured or len(predicted) != len(measured):
+        raise InputError(
+            f"held_out has {len(predicted)} predictions for {len(measured)} measurements", hint="give one for each"
+        )
+    return HeldOut(predicted, measured)
+
+
+def _read_fusion(value: Any) -> dict[Question, bool]:
+    found: dict[Question, bool] = {}
+    for question, answer in strict.each(value, "fusion", _read_answer):
+        if question in found:
+            raise InputError(f"fusion answers {question} twice", hint="keep one answer")
+        found[question] = answer
+    return found
+
+
+def _read_answer(value: Any, where: str) -> tuple[Question, bool]:
+    document = strict.fields(value, where, required=_QUESTION)
+    if not isinstance(document["fuses"], bool):
+        raise InputError(f"{where}.fuses is {document['fuses']!r}", hint="it must be true or false")
+    question = Question(
+        op=strict.text(document["op"], f"{where}.op"),
+        into=strict.text(document["into"], f"{where}.into"),
+        rank=_rank(document["rank"], f"{where}.rank"),
+        chain=strict.each(document["chain"], f"{where}.chain", strict.text),
+    )
+    return question, document["fuses"]
+
+
+def _rank(value: Any, where: str) -> int:
+    number = strict.integer(value, where)
+    if not 0 <= number <= 64:
+        raise InputError(f"{where} is {number}", hint="it must be the number of dimensions of a tensor")
+    return number
+
+
+def _read_how(value: Any, where: str) -> str:
+    if value not in _HOW:
+        raise InputError(f"{where} is {value!r}", hint=f"allowed: {', '.join(_HOW)}")
+    return str(value)
 
 
 def _read_entry(value: Any, where: str) -> Entry:
@@ -113,6 +185,7 @@ def _read_entry(value: Any, where: str) -> Entry:
         attributes=_plain(strict.mapping(entry["attributes"], f"{where}.attributes"), f"{where}.attributes"),
         inputs=strict.each(entry["inputs"], f"{where}.inputs", _read_shape),
         axes=tuple(name for name, _ in axes),
+        fused=strict.each(entry["fused"], f"{where}.fused", strict.text),
     )
     allowed = (("in_channels", "out_channels"), (CHANNELS,)) if key.op in WEIGHT_OPS else ((CHANNELS,), ())
     if key.axes not in allowed:
@@ -130,6 +203,7 @@ def _read_entry(value: Any, where: str) -> Entry:
         latency_ms=np.array(grid("latency_ms", _positive), dtype=np.float64),
         iqr_ms=np.array(grid("iqr_ms", _not_negative), dtype=np.float64),
         repeats=np.array(grid("repeats", _positive_integer), dtype=np.int64),
+        how=_read_how(entry["how"], f"{where}.how"),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from hwprune import device_runner
 from hwprune.errors import InputError, MissingLatencyError, TableError
 from hwprune.files import write_atomic
-from hwprune.latency.entry import Entry, Floats
+from hwprune.latency.entry import Entry, Floats, HeldOut
+from hwprune.latency.fusion import FusionRules, Question
 from hwprune.latency.key import Key, key_of
 from hwprune.latency.layer import Layer
 from hwprune.latency.reading import SCHEMA_VERSION, read_table
-from hwprune.targets import Target
+from hwprune.targets import Target, runtime_for
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,12 @@ class LatencyTable:
         device: the device's fingerprint.
         protocol: how it was measured.
         channel_step: channel counts between two multiples of it cost as much as the upper one.
-        scale: a network takes this times the sum of its layers measured alone.
+        scale: a network takes this times the sum of its layers; 1 where these were measured in networks.
         scale_source: where ``scale`` comes from.
+        overhead_ms: what a call costs besides its layers.
         entries: one per kind of layer.
+        fusion: what was observed to run inside another layer's kernel, and what was not.
+        held_out: errors on networks that the table was tested on while it was measured; None if it was not.
     """
 
     target: Target
@@ -57,6 +61,9 @@ class LatencyTable:
     scale: float
     scale_source: dict[str, Any]
     entries: tuple[Entry, ...]
+    overhead_ms: float = 0.0
+    fusion: Mapping[Question, bool] = field(default_factory=dict)
+    held_out: HeldOut | None = None
 
     @classmethod
     def load(cls, path: Path | str) -> LatencyTable:
@@ -81,35 +88,54 @@ class LatencyTable:
             "channel_step": self.channel_step,
             "scale": self.scale,
             "scale_source": self.scale_source,
+            "overhead_ms": float(f"{self.overhead_ms:.6g}"),
+            "held_out": self.held_out and {name: list(values) for name, values in vars(self.held_out).items()},
+            "fusion": self.fuses.to_list(),
         }
         lines = [json.dumps(entry.to_dict(), allow_nan=False) for entry in self.entries]
         top = json.dumps(head, indent=1, allow_nan=False).removesuffix("\n}")
         return f'{top},\n "entries": [\n' + ",\n".join(f"  {line}" for line in lines) + "\n ]\n}\n"
 
+    @property
+    def fuses(self) -> FusionRules:
+        """What runs inside what on this target."""
+        return FusionRules(runtime_for(self.target), self.fusion)
+
     @cached_property
     def _by_identity(self) -> dict[str, Entry]:
         return {entry.key.identity: entry for entry in self.entries}
 
-    def lookup(self, layer: Layer, sizes: tuple[int, ...]) -> Lookup:
+    @cached_property
+    def _by_layer(self) -> dict[str, Entry]:
+        """For what was measured with other operators fused into it only: the entry that rests on most measurements."""
+        ranked = sorted(self.entries, key=lambda entry: int(entry.repeats.sum()))
+        return {entry.key.alone: entry for entry in ranked}
+
+    def lookup(self, layer: Layer, sizes: tuple[int, ...], fused: tuple[str, ...] = ()) -> Lookup:
         """Latency of a layer alone.
 
         Args:
             layer: any layer; only its name is not part of the key.
             sizes: channel counts along the axes of its key (:func:`hwprune.latency.sizes_of`).
+            fused: operators that run inside its kernel.
 
         Raises:
             MissingLatencyError: the table has no such layer, or a count is outside what was measured.
             InputError: a count is below 1.
         """
-        values, interpolated = self.grid(layer, tuple((size,) for size in sizes))
+        values, interpolated = self.grid(layer, tuple((size,) for size in sizes), fused)
         return Lookup(float(values.item()), bool(interpolated.item()))
 
-    def grid(self, layer: Layer, sizes: Sequence[Sequence[int]]) -> tuple[Floats, NDArray[np.bool_]]:
+    def grid(
+        self, layer: Layer, sizes: Sequence[Sequence[int]], fused: tuple[str, ...] = ()
+    ) -> tuple[Floats, NDArray[np.bool_]]:
         """Latencies of a layer alone over the product of channel counts.
 
         Args:
             layer: any layer.
             sizes: counts along each axis of its key.
+            fused: operators that run inside its kernel; where the layer was measured with other ones only, it is taken
+                to cost the same.
 
         Returns:
             latencies in ms and whether each is interpolated, both of shape ``tuple(len(s) for s in sizes)``.
@@ -118,8 +144,8 @@ class LatencyTable:
             MissingLatencyError: the table has no such layer, or a count is outside what was measured.
             InputError: a count is below 1.
         """
-        key = key_of(layer)
-        entry = self._by_identity.get(key.identity)
+        key = key_of(layer, fused)
+        entry = self._by_identity.get(key.identity) or self._by_layer.get(key.alone)
         if entry is None:
             raise self._missing_key(layer, key)
         counts = tuple(np.asarray(axis, dtype=np.int64) for axis in sizes)

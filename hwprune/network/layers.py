@@ -54,7 +54,7 @@ def activations_of(recording: Recording, labelled: Sequence[Labelled]) -> list[I
     """Ids of every dimension that a layer's cost may depend on, without repetition."""
     found: dict[bytes, Ids] = {}
     for call in recording.calls:
-        if not _costs(call, labelled):
+        if not runs_kernel(call, labelled):
             continue
         for ref in (*call.reads, *call.outputs[:1]):
             for ids in () if labelled[ref.index].constant else labelled[ref.index].dims.values():
@@ -62,10 +62,21 @@ def activations_of(recording: Recording, labelled: Sequence[Labelled]) -> list[I
     return list(found.values())
 
 
-def _costs(call: Call, labelled: Sequence[Labelled]) -> bool:
+def runs_kernel(call: Call, labelled: Sequence[Labelled]) -> bool:
+    """Whether an operator computes something from an activation; views do not."""
     if not call.outputs or call.op in _NO_KERNEL or labelled[call.outputs[0].index].constant:
         return False
     return any(not labelled[ref.index].constant for ref in call.reads)
+
+
+def views_in(recording: Recording) -> dict[int, int]:
+    """View → the value it looks at, through any number of views."""
+    origin: dict[int, int] = {}
+    for call in recording.calls:
+        if call.op in _NO_KERNEL and call.outputs and call.reads:
+            source = call.reads[0].index
+            origin[call.outputs[0].index] = origin.get(source, source)
+    return origin
 
 
 class _LayerMaker:
@@ -76,22 +87,20 @@ class _LayerMaker:
         self._names: Counter[str] = Counter()
         self._counted: set[str] = set()
         self._maker: dict[int, str] = {}  # value → the layer that wrote it, through views
-        self._origin: dict[int, int] = {}  # view → the value it looks at
+        self._origin = views_in(recording)
         self._owners: dict[int, set[str]] = {}  # computed constant → parameters it was computed from
         self._readers: Counter[int] = Counter()
 
     def layers(self) -> tuple[Layer, ...]:
         for call in self._recording.calls:
-            self._trace_back(call)
+            self._note_owners(call)
         for call in self._recording.calls:
-            if _costs(call, self._labelled):
+            if runs_kernel(call, self._labelled):
                 self._readers.update({self._root(ref) for ref in call.reads})
         self._readers.update(self._root(ref) for ref in self._recording.outputs)
-        return tuple(self._layer(call) for call in self._recording.calls if _costs(call, self._labelled))
+        return tuple(self._layer(call) for call in self._recording.calls if runs_kernel(call, self._labelled))
 
-    def _trace_back(self, call: Call) -> None:
-        if call.op in _NO_KERNEL and call.outputs and call.reads:
-            self._origin[call.outputs[0].index] = self._root(call.reads[0])
+    def _note_owners(self, call: Call) -> None:
         names = set().union(*(self._parameters_in(ref) for ref in call.reads)) if call.reads else set()
         for output in call.outputs:
             if self._labelled[output.index].constant:

@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from hwprune.budget import Axis, Product
 from hwprune.latency.layer import Layer
 
 Role = Literal["out", "in", "norm", "scale"]
@@ -53,6 +54,52 @@ class ChannelGroup:
     frozen: str | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Tensor:
+    """A tensor whose sizes follow from group widths.
+
+    Attributes:
+        dims: one axis per dimension; only cuttable groups appear in them.
+        dtype: element type in the traced model (``float32``).
+    """
+
+    dims: tuple[Axis, ...]
+    dtype: str
+
+    @property
+    def elements(self) -> Product:
+        """How many elements it has."""
+        return Product.of(self.dims)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredTensor(Tensor):
+    """A tensor that does not depend on the input.
+
+    Attributes:
+        name: in the model's ``state_dict``; for what is computed from several of these, all of their names.
+        layer: the first layer that reads it; None if no layer does.
+    """
+
+    name: str
+    layer: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Activation(Tensor):
+    """A tensor that flows between layers; views of it are the same one.
+
+    Attributes:
+        maker: the layer that writes it; None for an input of the network.
+        readers: the layers that read it, in execution order.
+        output: it leaves the network.
+    """
+
+    maker: str | None
+    readers: tuple[str, ...]
+    output: bool
+
+
 @dataclass(frozen=True)
 class Network:
     """A traced model.
@@ -63,6 +110,9 @@ class Network:
         input_shape: of the example input, batch first.
         output_shape: of the (first) output tensor.
         total_parameters: number of elements in all parameters of the dense model.
+        parameters: as the model holds them.
+        stored: what layers read besides activations: parameters, buffers, and what is computed from these.
+        activations: what flows through it: inputs first, then in order of the layers that write them.
     """
 
     layers: tuple[Layer, ...]
@@ -70,6 +120,9 @@ class Network:
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
     total_parameters: int
+    parameters: tuple[StoredTensor, ...] = ()
+    stored: tuple[StoredTensor, ...] = ()
+    activations: tuple[Activation, ...] = ()
 
     @property
     def cuttable(self) -> tuple[ChannelGroup, ...]:
@@ -85,6 +138,10 @@ class Network:
     def dense_widths(self) -> dict[str, int]:
         """Width of every group before anything is cut."""
         return {group.name: group.channels for group in self.groups}
+
+    def parameters_at(self, widths: Mapping[str, int]) -> int:
+        """Elements of all parameters at these widths (cuttable group → channels kept)."""
+        return round(sum(tensor.elements.at(widths) for tensor in self.parameters))
 
     def cuts(self, kept: Mapping[str, Sequence[int]]) -> dict[str, dict[int, list[int]]]:
         """Positions to keep in every tensor dimension.

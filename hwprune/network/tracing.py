@@ -14,6 +14,7 @@ from hwprune.network.network import Network
 from hwprune.network.propagation import propagate, unused
 from hwprune.network.recording import Deadline, Recording, record
 from hwprune.network.surgery import copied
+from hwprune.network.tensors import Constants, activations
 from hwprune.network.trial import failures
 
 
@@ -54,7 +55,16 @@ def trace(model: nn.Module, example: Example, *, verify: bool = True, deadline_s
     )
     if verify and network.cuttable:
         grouping = grouping.with_frozen(failures(model, network, example, deadline))
-    return replace(network, layers=layers_of(recording, labelled, grouping), groups=grouping.groups)
+    layers = layers_of(recording, labelled, grouping)
+    constants = Constants(recording, labelled, grouping, layers)
+    return replace(
+        network,
+        layers=layers,
+        groups=grouping.groups,
+        parameters=constants.parameters(),
+        stored=constants.stored(),
+        activations=activations(recording, labelled, grouping, layers),
+    )
 
 
 def _list_unused(recording: Recording, labels: Labels) -> None:

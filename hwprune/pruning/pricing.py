@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hwprune.budget import Axis, Choices, Cost, CostAxis, Problem, rank
+from hwprune.budget import Axis, Choices, Cost, CostAxis, Problem, rank, total
 from hwprune.errors import BudgetError, InfeasibleError
-from hwprune.latency import LatencyTable, Layer, Operand, allowed_widths, layer_costs
+from hwprune.latency import LatencyTable, Operand, allowed_widths, layer_costs
 from hwprune.latency.key import costed_operands
 from hwprune.network import Network
-
-BYTES_PER_PARAMETER = 4
-LayerCost = Callable[[Layer, tuple[tuple[int, ...], ...]], NDArray[np.float64] | None]
+from hwprune.pruning.analytic import cost_axis, macs_costs, memory_costs, size_costs
+from hwprune.targets import Target
 
 
 @dataclass(frozen=True)
@@ -24,7 +22,7 @@ class Pricing:
     """Allowed widths of every cuttable group, and the cost of every layer over them.
 
     Attributes:
-        metric: ``latency_ms``, ``size_bytes`` or ``macs``.
+        metric: ``latency_ms``, ``size_bytes``, ``memory_bytes`` or ``macs``.
         widths: group name → allowed widths, ascending, the dense width last.
         costs: one array per layer that costs anything.
     """
@@ -52,7 +50,7 @@ class Pricing:
 
     def value(self, widths: Mapping[str, int]) -> float:
         """Predicted cost of the network at these widths, in the unit of ``metric``."""
-        return sum(cost.at(widths) for cost in self.costs)
+        return float(total(self.costs, widths))
 
     def check_reach(self, limit: float) -> None:
         """Refuse a budget below what any allowed widths cost.
@@ -83,15 +81,28 @@ class Pricing:
         return {group: widths[0] for group, widths in self.widths.items()}
 
 
-def price(network: Network, metric: str, *, table: LatencyTable | None = None, step: int = 1) -> Pricing:
+def price(
+    network: Network,
+    metric: str,
+    *,
+    table: LatencyTable | None = None,
+    step: int = 1,
+    target: Target | None = None,
+    graph_bytes: float = 0.0,
+    weights_in_flash: bool = False,
+) -> Pricing:
     """Price every layer of a network over the allowed widths of its groups.
 
     Args:
         network: a traced model.
-        metric: ``latency_ms`` (needs ``table``), ``size_bytes`` (float32 weights) or ``macs``.
+        metric: ``latency_ms`` (needs ``table``), ``size_bytes``, ``memory_bytes`` or ``macs``.
         table: latencies of the target; its ``channel_step`` decides which widths are offered, because
             counts between two steps cost as much as the next step.
         step: channel step where there is no table.
+        target: its precision decides what an element takes, its runtime what activations are held; float32 on
+            ONNX Runtime if not given.
+        graph_bytes: of an engine file besides its weights.
+        weights_in_flash: memory holds activations alone.
 
     Raises:
         BudgetError: nothing in the network can be cut.
@@ -104,49 +115,35 @@ def price(network: Network, metric: str, *, table: LatencyTable | None = None, s
         )
     step = table.channel_step if table is not None else step
     allowed = {group.name: allowed_widths(group.channels, step) for group in network.cuttable}
-    cost_of: LayerCost
+    target = target or Target(name="any")
     if metric == "latency_ms":
         assert table is not None, "a latency budget needs a latency table"
-        cost_of = layer_costs(network.layers, table)
+        costs = _latency_costs(network, table, allowed)
+    elif metric == "size_bytes":
+        costs = size_costs(network, allowed, target.precision, graph_bytes)
+    elif metric == "memory_bytes":
+        costs = memory_costs(network, allowed, target, weights_in_flash=weights_in_flash)
     else:
-        cost_of = _analytic(metric)
-    frozen = {group.name: group.channels for group in network.frozen}
-    costs = []
-    for layer in network.layers:
-        axes = [_cost_axis(operand, allowed, frozen) for _, operand in costed_operands(layer)]
-        table_of_layer = cost_of(layer, tuple(axis.sizes for axis in axes))
-        if table_of_layer is not None:
-            costs.append(Cost(budget=metric, axes=tuple(axes), table=table_of_layer, name=layer.name))
+        costs = macs_costs(network, allowed)
     return Pricing(metric=metric, widths=allowed, costs=tuple(costs))
 
 
-def _cost_axis(operand: Operand, allowed: Mapping[str, tuple[int, ...]], frozen: Mapping[str, int]) -> CostAxis:
+def _latency_costs(network: Network, table: LatencyTable, allowed: Mapping[str, tuple[int, ...]]) -> Iterator[Cost]:
+    frozen = {group.name: group.channels for group in network.frozen}
+    cost_of = layer_costs(network.layers, table)
+    if table.overhead_ms:
+        once = (CostAxis(axis=Axis(fixed=1), sizes=(1,)),)
+        yield Cost(budget="latency_ms", axes=once, table=np.array([table.overhead_ms]), name="call")
+    for layer in network.layers:
+        axes = [_operand_axis(operand, allowed, frozen) for _, operand in costed_operands(layer)]
+        table_of_layer = cost_of(layer, tuple(axis.sizes for axis in axes))
+        if table_of_layer is not None:
+            yield Cost(budget="latency_ms", axes=tuple(axes), table=table_of_layer, name=layer.name)
+
+
+def _operand_axis(operand: Operand, allowed: Mapping[str, tuple[int, ...]], frozen: Mapping[str, int]) -> CostAxis:
     if operand.channel_dim is None:
         return CostAxis(axis=Axis(fixed=1), sizes=(1,))
     fixed = operand.axis.fixed + sum(m * frozen[g] for g, m in operand.axis.terms if g in frozen)
     terms = tuple((g, m) for g, m in operand.axis.terms if g not in frozen)
-    sizes = {fixed}
-    for group, multiplier in terms:
-        sizes = {size + multiplier * width for size in sizes for width in allowed[group]}
-    return CostAxis(axis=Axis(fixed=fixed, terms=terms), sizes=tuple(sorted(sizes)))
-
-
-def _analytic(metric: str) -> LayerCost:
-    """Cost from the layer's own size: bytes of float32 weights, or multiply-accumulates."""
-
-    def cost(layer: Layer, sizes: tuple[tuple[int, ...], ...]) -> NDArray[np.float64] | None:
-        bias = layer.biases if metric == "size_bytes" else 0
-        dense = layer.macs if metric == "macs" else layer.parameters - bias
-        if not dense and not bias:
-            return None
-        operands = [operand for _, operand in costed_operands(layer)]
-        ratios = [
-            np.asarray(s, dtype=np.float64) / (1 if o.channel_dim is None else o.shape[o.channel_dim])
-            for s, o in zip(sizes, operands, strict=True)
-        ]
-        values = np.asarray(dense * math.prod(np.ix_(*ratios)), dtype=np.float64)
-        if bias:
-            values = values + bias * ratios[-1]
-        return values * (BYTES_PER_PARAMETER if metric == "size_bytes" else 1)
-
-    return cost
+    return cost_axis(Axis(fixed=fixed, terms=terms), allowed)

@@ -4,11 +4,13 @@ Both are made from the document of a run (``run.json``) alone; the page also sho
 (``history.jsonl``). Keys that are read:
 
 ``result``
-    what ``compress --json`` prints: ``budget``, ``budget_metric`` (``latency_ms``, ``size_bytes``, ``macs``),
-    ``budget_requested``, ``budget_met``, ``budget_used``, ``predicted``, ``measured``; ``metric``, ``accuracy``,
-    ``accuracy_of``, ``baseline_accuracy``; ``predicted_latency_ms``, ``measured_latency_ms``,
-    ``baseline_latency_ms``, ``latency_ratio`` (median and 95 % interval); ``parameters``, ``macs``,
-    ``size_bytes``, each also with ``baseline_``. A number that is not known is None.
+    what ``compress --json`` prints: ``budget``, ``budget_metric`` (``latency_ms``, ``size_bytes``,
+    ``memory_bytes``, ``macs``), ``budget_requested``, ``budget_met``, ``budget_used``, ``predicted``,
+    ``measured``; ``metric``, ``accuracy``, ``accuracy_of``, ``baseline_accuracy``; ``predicted_latency_ms``,
+    ``measured_latency_ms``, ``baseline_latency_ms``, ``latency_ratio`` (median and 95 % interval);
+    ``parameters``, ``macs``, ``size_bytes``, each also with ``baseline_``; ``memory_of`` (``activations``, or
+    ``weights and activations``), ``predicted_memory_bytes``, ``measured_memory_bytes``,
+    ``baseline_memory_bytes``. A number that is not known is None.
 ``groups``
     ``{"name", "channels", "kept", "frozen"}`` per channel group; ``frozen`` is the reason or None.
 ``layers``
@@ -25,5 +27,6 @@ from hwprune.report.page import html_report as html_report
 from hwprune.report.page import write_report as write_report
 from hwprune.report.summary import render_text as render_text
 from hwprune.report.summary import summary_table as summary_table
+from hwprune.report.table_page import table_page as table_page
 
-__all__ = ["html_report", "render_text", "summary_table", "write_report"]
+__all__ = ["html_report", "render_text", "summary_table", "table_page", "write_report"]

@@ -88,6 +88,47 @@ def trials(measured: Sequence[Mapping[str, Any]], limit: float, metric: str) -> 
     return _uri(figure)
 
 
+@_styled
+def predicted_against_measured(predicted_ms: Sequence[float], measured_ms: Sequence[float]) -> str:
+    """Networks that a latency table had not seen; on the line, the prediction was right."""
+    figure = Figure(figsize=(4.6, 4.4), layout="constrained")
+    axes = figure.add_subplot()
+    ends = [min(*predicted_ms, *measured_ms) * 0.9, max(*predicted_ms, *measured_ms) * 1.05]
+    axes.fill_between(ends, [end * 0.95 for end in ends], [end * 1.05 for end in ends], color=BEFORE, alpha=0.5)
+    axes.plot(ends, ends, color=LIMIT, linewidth=1)
+    axes.plot(measured_ms, predicted_ms, color=AFTER, marker="o", linestyle="", markersize=4)
+    axes.set_xlabel("measured (ms)")
+    axes.set_ylabel("predicted (ms); shaded: ±5 %")
+    return _uri(figure)
+
+
+@_styled
+def staircase(counts: Sequence[int], curves: Mapping[str, Sequence[float]], axis: str) -> str:
+    """Latency of one kind of layer over channel counts, one curve for each count of the other axis."""
+    figure, axes = _lines()
+    shades = [BEFORE, "#7d9cbf", AFTER]
+    for (label, values), colour in zip(curves.items(), shades[-len(curves) :], strict=False):
+        axes.plot(counts, values, color=colour, drawstyle="steps-mid", linewidth=1.4, label=label)
+    axes.set_xlabel(axis.replace("_", " "))
+    axes.set_ylabel("ms")
+    axes.set_ylim(bottom=0)
+    if len(curves) > 1:
+        axes.legend(frameon=False)
+    return _uri(figure)
+
+
+@_styled
+def time_shares(names: Sequence[str], latency_ms: Sequence[float]) -> str:
+    """The part of a network's time that each of its most expensive layers takes, in execution order."""
+    total = sum(latency_ms)
+    own = sorted(range(len(names)), key=lambda index: -latency_ms[index])[:MOST_BARS]
+    shown = sorted(index for index in own if latency_ms[index] > 0)
+    figure, axes = _bars([names[index] for index in shown])
+    axes.barh(range(len(shown)), [100 * latency_ms[index] / total for index in shown], color=AFTER)
+    axes.set_xlabel("part of the predicted latency (%)")
+    return _uri(figure)
+
+
 def _lines() -> tuple[Figure, Axes]:
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     return figure, figure.add_subplot()

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
-
-from jinja2 import Environment, StrictUndefined
 
 from hwprune.errors import InputError
 from hwprune.files import write_atomic
 from hwprune.report import figures
+from hwprune.report.html import rendered
 from hwprune.report.quantities import quantity
 from hwprune.report.summary import summary_rows, verdict
 
@@ -28,9 +26,8 @@ def html_report(document: Mapping[str, Any], history: Sequence[Mapping[str, Any]
     metric = result["budget_metric"]
     trials = document["stages"]["settle"]["trials"]
     epochs = [event for event in history if event["event"] in ("prune_epoch", "epoch")]
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = resources.files("hwprune").joinpath("report", "report.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(template).render(
+    return rendered(
+        "report.html.j2",
         model=document["config"]["model"],
         rows=summary_rows(result),
         verdict=verdict(result),

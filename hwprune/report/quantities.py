@@ -9,15 +9,15 @@ def quantity(metric: str, value: float | None) -> str:
     """A value of a budget's metric or of the task's, with its unit.
 
     Args:
-        metric: ``latency_ms``, ``size_bytes``, ``macs``, ``parameters``, ``accuracy``, or a metric of the
-            user's own, which is shown as a bare number.
+        metric: ``latency_ms``, ``size_bytes``, ``memory_bytes``, ``macs``, ``parameters``, ``accuracy``, or a
+            metric of the user's own, which is shown as a bare number.
         value: None is shown as a dash.
     """
     if value is None:
         return _UNKNOWN
     if metric == "latency_ms":
         return f"{value:.4g} ms"
-    if metric == "size_bytes":
+    if metric in ("size_bytes", "memory_bytes"):
         return _scaled(value, ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")), "B")
     if metric in ("macs", "parameters"):
         return _scaled(value, ((1e9, "G"), (1e6, "M"), (1e3, "k")), "")
@@ -32,7 +32,7 @@ def change(metric: str, before: float | None, after: float | None) -> str:
         return _UNKNOWN
     if metric == "accuracy":
         return f"{100 * (after - before):+.2f} points"
-    if metric not in ("latency_ms", "size_bytes", "macs", "parameters"):
+    if metric not in ("latency_ms", "size_bytes", "memory_bytes", "macs", "parameters"):
         return f"{after - before:+.4g}"
     return f"{after / before:.3g}×" if before else _UNKNOWN
 

@@ -43,6 +43,11 @@ def summary_rows(result: Mapping[str, Any]) -> list[Row]:
         rows.append(_row("latency, predicted", "latency_ms", None, result["predicted_latency_ms"]))
     for name, key in (("parameters", "parameters"), ("multiply-accumulates", "macs"), ("file size", "size_bytes")):
         rows.append(_row(name, key, result[f"baseline_{key}"], result[key]))
+    memory = "activation memory" if result["memory_of"] == "activations" else "memory"
+    before, after = result["baseline_memory_bytes"], result["measured_memory_bytes"]
+    rows.append(_row(f"{memory}, measured", "memory_bytes", before, after))
+    if after is None or result["budget_metric"] == "memory_bytes":
+        rows.append(_row(f"{memory}, predicted", "memory_bytes", None, result["predicted_memory_bytes"]))
     return rows
 
 

@@ -10,10 +10,20 @@ from typing import Any
 
 from hwprune.errors import InputError
 from hwprune.targets._base import Runtime
-from hwprune.targets.onnxruntime import OnnxRuntime
+from hwprune.targets.ncnn import Ncnn
+from hwprune.targets.onnxruntime import OnnxRuntime, OnnxRuntimeCuda, OnnxRuntimeTensorRT
+from hwprune.targets.openvino import OpenVino
 from hwprune.targets.target import Target
+from hwprune.targets.tensorrt import TensorRT
+from hwprune.targets.torch import Torch, TorchCuda
 
-_RUNTIMES: dict[str, Runtime] = {"onnxruntime": OnnxRuntime()}
+_RUNTIMES: dict[str, Runtime] = {
+    runtime.name: runtime
+    for runtime in (
+        *(OnnxRuntime(), OnnxRuntimeCuda(), OnnxRuntimeTensorRT()),
+        *(OpenVino(), Torch(), TorchCuda(), Ncnn(), TensorRT()),
+    )
+}
 
 
 def known_targets() -> dict[str, Target]:

@@ -1,16 +1,10 @@
-"""ONNX Runtime on the CPU."""
+"""ONNX Runtime: the CPU provider, and two for GPUs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.util import find_spec
-from pathlib import Path
-from typing import Any
 
-from hwprune import device_runner
-from hwprune.errors import InputError, ModelError
 from hwprune.targets._base import Runtime
-from hwprune.targets.target import Target
 
 # What runs inside a producer's kernel, seen in graphs dumped with `optimized_model_filepath` at ENABLE_ALL (onnxruntime
 # 1.31.1, x86-64 with AVX-512, models exported by torch 2.13's dynamo exporter):
@@ -38,28 +32,7 @@ class OnnxRuntime(Runtime):
     """ONNX Runtime's CPU provider, at its highest graph optimisation level."""
 
     name = "onnxruntime"
-
-    def unavailable(self) -> str | None:
-        """None when the package is installed."""
-        if find_spec("onnxruntime") is None:
-            return "the package onnxruntime is not installed; run: pip install onnxruntime"
-        return None
-
-    def open(self, model: bytes | Path, target: Target) -> device_runner.OnnxRuntimeEngine:
-        """Open an ONNX model; see ``Runtime.open``."""
-        if target.precision != "fp32":
-            raise InputError(
-                f"{self.name} has no precision {target.precision!r} yet (target {target.name!r})",
-                hint="it exists in fp32; set precision to fp32",
-            )
-        reason = self.unavailable()
-        if reason:
-            raise InputError(f"target {target.name!r} cannot run here: {reason}")
-        source = str(model) if isinstance(model, Path) else model
-        try:
-            return device_runner.OnnxRuntimeEngine(source, threads=target.threads)
-        except device_runner.BadInput as error:
-            raise ModelError(str(error), hint="give an ONNX model that ONNX Runtime's CPU provider can run") from error
+    precisions = ("fp32", "int8")
 
     def fuses(self, op: str, into: str, *, rank: int = 4, chain: Sequence[str] = ()) -> bool:
         """See ``Runtime.fuses``."""
@@ -72,6 +45,16 @@ class OnnxRuntime(Runtime):
             allowed -= _NOT_AFTER_ADD
         return op in allowed and all(_stage(op) > _stage(earlier) for earlier in chain)
 
-    def fingerprint(self) -> dict[str, Any]:
-        """This machine."""
-        return device_runner.fingerprint(self.name)
+
+class OnnxRuntimeCuda(Runtime):
+    """ONNX Runtime's CUDA provider."""
+
+    name = "onnxruntime-cuda"
+    kernels = False
+
+
+class OnnxRuntimeTensorRT(Runtime):
+    """ONNX Runtime's TensorRT provider."""
+
+    name = "onnxruntime-tensorrt"
+    kernels = False

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from hwprune.errors import InputError
+from hwprune.targets.address import PREFIX, Address
 
 CONNECTIONS = ("local", "none")
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -23,7 +24,10 @@ class Target:
         precision: ``fp32``, ``fp16`` or ``int8``; which of them exist is the runtime's to say.
         batch: samples per call.
         threads: threads that one call may use.
-        connection: ``local`` (this machine) or ``none`` (the device is out of reach, only its table is at hand).
+        connection: ``local`` (this machine), ``ssh://[user@]host[:port]``, or ``none`` (the device is out of reach,
+            only its table is at hand).
+        python: interpreter on a device reached over ssh; ``python3`` when None.
+        ssh_config: configuration file for ssh instead of the user's own (``ssh -F``).
 
     Raises:
         InputError: a value that no target can have.
@@ -35,6 +39,8 @@ class Target:
     batch: int = 1
     threads: int = 1
     connection: str = "local"
+    python: str | None = None
+    ssh_config: str | None = None
 
     def __post_init__(self) -> None:
         for field in ("name", "runtime", "precision", "connection"):
@@ -45,10 +51,26 @@ class Target:
             value = getattr(self, field)
             if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 4096:
                 raise InputError(f"target {field} is {value!r}", hint="it must be a whole number from 1 to 4096")
-        for field, allowed in (("precision", PRECISIONS), ("connection", CONNECTIONS)):
-            value = getattr(self, field)
-            if value not in allowed:
-                raise InputError(f"target {field} is {value!r}", hint=f"allowed: {', '.join(allowed)}")
+        if self.precision not in PRECISIONS:
+            raise InputError(f"target precision is {self.precision!r}", hint=f"allowed: {', '.join(PRECISIONS)}")
+        if self.connection.startswith(PREFIX):
+            Address.parse(self.connection)
+        elif self.connection not in CONNECTIONS:
+            allowed = ", ".join((*CONNECTIONS, f"{PREFIX}[user@]host[:port]"))
+            raise InputError(f"target connection is {self.connection!r}", hint=f"allowed: {allowed}")
+        for field in ("python", "ssh_config"):
+            self._check_ssh_setting(field, getattr(self, field))
+
+    def _check_ssh_setting(self, field: str, value: object) -> None:
+        if value is None:
+            return
+        if not isinstance(value, str) or not value.isprintable() or not value.strip() or value.startswith("-"):
+            raise InputError(f"target {field} is {value!r}", hint=f'write {field} = "path", not beginning with "-"')
+        if not self.connection.startswith(PREFIX):
+            raise InputError(
+                f"target {field} is given, and connection is {self.connection!r}",
+                hint=f"{field} is for a connection over ssh; leave it out",
+            )
 
     def check_batch(self, input_shape: Sequence[int]) -> None:
         """Refuse an input shape that names another batch size; 1 names none.
@@ -68,15 +90,15 @@ class Target:
         Raises:
             InputError: only its table is.
         """
-        if self.connection != "local":
+        if self.connection == "none":
             raise InputError(
-                f"target {self.name!r} cannot be measured from here (connection {self.connection!r})",
-                hint="on the device itself, hwprune profile measures a table and hwprune bench an engine",
+                f"target {self.name!r} cannot be measured from here (connection 'none')",
+                hint='write connection = "ssh://user@host"; or hwprune profile --pack; or hwprune bench on the device',
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """The document that ``from_dict`` reads."""
-        return asdict(self)
+        """The document that ``from_dict`` reads, without what is not set."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any], *, source: str) -> Target:

@@ -24,6 +24,8 @@ from hwprune.errors import BudgetError
         ("size_bytes", "1.5MiB", 1_572_864.0),
         ("size_bytes", "200kB", 200_000.0),
         ("size_bytes", "200KB", 200_000.0),
+        ("memory_bytes", "256KiB", 262_144.0),
+        ("memory_bytes", "2MB", 2_000_000.0),
         ("macs", "100M", 1e8),
         ("macs", "1.2G", 1.2e9),
         ("macs", "123456", 123456.0),
@@ -36,7 +38,7 @@ def test_absolute(metric, text, value):
     assert budget.resolve(value) == budget.value
 
 
-@pytest.mark.parametrize("metric", ["latency_ms", "size_bytes", "macs"])
+@pytest.mark.parametrize("metric", ["latency_ms", "size_bytes", "memory_bytes", "macs"])
 def test_relative(metric):
     assert parse_budget(metric, "0.5x") == Budget(metric, 0.5, relative=True)
     assert parse_budget(metric, "0.5x").resolve(12.0) == 6.0
@@ -64,6 +66,9 @@ def test_relative(metric):
         ("size_bytes", "2Mb", "'Mb'"),
         ("size_bytes", "2", "no unit"),
         ("size_bytes", "8ms", "'ms'"),
+        ("memory_bytes", "8ms", "'ms'"),
+        ("memory_bytes", "2", "no unit"),
+        ("memory_bytes", "-1MB", "more than zero"),
         ("macs", "0.5", "less than one"),
         ("macs", "1MB", "'MB'"),
     ],
@@ -92,6 +97,8 @@ def test_any_text_is_a_positive_budget_or_a_budget_error(text):
         assert 0 < budget.value < float("inf")
 
 
-@pytest.mark.parametrize(("metric", "value"), [("latency_ms", 2.5), ("size_bytes", 200_100.0), ("macs", 12.5e6)])
+@pytest.mark.parametrize(
+    ("metric", "value"), [("latency_ms", 2.5), ("size_bytes", 200_100.0), ("memory_bytes", 2e6), ("macs", 12.5e6)]
+)
 def test_what_is_spelled_can_be_read(metric, value) -> None:
     assert parse_budget(metric, spell(metric, value)).value == pytest.approx(value)

@@ -205,6 +205,65 @@ def test_costs_that_do_not_depend_on_anything():
         solve_halp(Problem(groups=problem.groups, costs=costs, budgets={"latency_ms": 0.4}))
 
 
+def held_in_steps(random, groups=5, steps=6):
+    """What weights take, and in every step the tensors of a few groups: linear in the widths, as activations are."""
+    widths = (4, 8, 12, 16)
+    choices = {f"g{i}": rank(random.exponential(size=16) * random.uniform(0.2, 5), widths) for i in range(groups)}
+    costs = []
+    for i in range(1, groups):
+        pair = (plain(f"g{i - 1}", widths), plain(f"g{i}", widths))
+        table = random.uniform(0.01, 0.2) * np.outer(widths, widths)
+        costs.append(Cost("memory_bytes", pair, table, f"weights {i}"))
+    for step in range(steps):
+        for i in random.choice(groups, random.integers(1, 4), replace=False):
+            table = random.uniform(0.5, 8) * np.array(widths)
+            costs.append(Cost("memory_bytes", (plain(f"g{i}", widths),), table, f"step {step}", f"step {step}"))
+    problem = Problem(groups=choices, costs=tuple(costs), budgets={"memory_bytes": 1.0})
+    low, high = problem.evaluate(problem.smallest)["memory_bytes"], problem.evaluate(problem.widest)["memory_bytes"]
+    limit = low + random.uniform(0.1, 0.9) * (high - low)
+    return Problem(groups=choices, costs=tuple(costs), budgets={"memory_bytes": limit})
+
+
+def test_the_worst_step_is_brought_inside_the_budget_against_brute_force():
+    shares = []
+    for seed in range(40):
+        problem = held_in_steps(np.random.default_rng(seed))
+        limit = problem.budgets["memory_bytes"]
+        plan = solve_halp(problem)
+        assert problem.evaluate(plan.widths)["memory_bytes"] == plan.used["memory_bytes"] <= limit
+        names = list(problem.groups)
+        every = np.array(list(itertools.product(*(problem.groups[name].widths for name in names)))).T
+        columns = dict(zip(names, every, strict=True))
+        inside = problem.evaluate_each("memory_bytes", columns) <= limit
+        worth = sum(
+            np.asarray(choices.saliency)[np.searchsorted(choices.widths, columns[name])]
+            for name, choices in problem.groups.items()
+        )
+        shares.append(plan.objective / worth[inside].max())
+    assert max(shares) == pytest.approx(1.0)
+    assert np.mean(shares) > 0.98
+    assert min(shares) > 0.9
+
+
+def test_steps_out_of_reach_are_refused_with_the_least():
+    problem = held_in_steps(np.random.default_rng(1))
+    least = problem.least()["memory_bytes"]
+    assert least == problem.evaluate(problem.smallest)["memory_bytes"]
+    below = Problem(groups=problem.groups, costs=problem.costs, budgets={"memory_bytes": least * 0.999})
+    with pytest.raises(InfeasibleError) as caught:
+        solve_halp(below)
+    assert caught.value.least == {"memory_bytes": least}
+    exactly = Problem(groups=problem.groups, costs=problem.costs, budgets={"memory_bytes": least})
+    assert exactly.evaluate(solve_halp(exactly).widths)["memory_bytes"] == least
+
+
+def test_no_group_grows_while_steps_are_brought_inside():
+    problem = held_in_steps(np.random.default_rng(2))
+    at = {**problem.widest, "g0": 8, "g3": 12}
+    plan = solve_halp(problem, at=at)
+    assert all(plan.widths[name] <= at[name] for name in at)
+
+
 def test_one_budget_at_a_time():
     problem = by_hand()
     two = Problem(groups=problem.groups, costs=problem.costs, budgets={"latency_ms": 10.0, "size_bytes": 100.0})

@@ -6,7 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from hwprune.budget import Axis, Choices, Cost, CostAxis, Problem
+from hwprune.budget import Axis, Choices, Cost, CostAxis, Problem, total
+from hwprune.budget.problem import worst_step
 from hwprune.errors import InputError
 
 DESIGN = {
@@ -183,3 +184,49 @@ def test_values_are_checked_without_a_file_too():
         Problem(groups={"b": Choices((1,), (0.0,))}, costs=(Cost("macs", (axis,), np.ones(2)),), budgets={})
     with pytest.raises(InputError, match="NaN or infinite"):
         Choices((1,), (float("inf"),))
+
+
+def held(step: str, group: str, *table: float) -> Cost:
+    return Cost("memory_bytes", (CostAxis(Axis(terms=((group, 1),)), (1, 2)),), np.array(table), step, step)
+
+
+def memory() -> Problem:
+    """Weights of a, then what is held in three steps."""
+    groups = {name: Choices((1, 2), (1.0, 2.0)) for name in "ab"}
+    costs = (
+        held("", "a", 10, 20),
+        held("first", "a", 5, 6),
+        held("first", "b", 1, 3),
+        held("second", "b", 4, 8),
+        Cost("memory_bytes", (), np.array(7.0), "third", "third"),
+    )
+    return Problem(groups=groups, costs=costs, budgets={"memory_bytes": 20.0})
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "always", "steps"),
+    [(1, 1, 10, (6, 4, 7)), (1, 2, 10, (8, 8, 7)), (2, 1, 20, (7, 4, 7)), (2, 2, 20, (9, 8, 7))],
+)
+def test_of_costs_that_name_steps_the_worst_step_counts(a, b, always, steps):
+    problem, widths = memory(), {"a": a, "b": b}
+    assert problem.evaluate(widths) == {"memory_bytes": always + max(steps)}
+    assert total(problem.costs, widths) == always + max(steps)
+    assert worst_step(problem.costs, widths) == ("first", "second", "third")[int(np.argmax(steps))]
+
+
+def test_steps_of_many_candidates_at_once():
+    a, b = np.array([1, 1, 2, 2]), np.array([1, 2, 1, 2])
+    assert memory().evaluate_each("memory_bytes", {"a": a, "b": b}).tolist() == [17, 18, 27, 29]
+    assert memory().least() == {"memory_bytes": 17}
+    constant = Problem(groups=memory().groups, costs=memory().costs[-1:], budgets={"memory_bytes": 20.0})
+    assert constant.evaluate_each("memory_bytes", {"a": a, "b": b}).tolist() == [7, 7, 7, 7]
+
+
+def test_steps_are_written_and_read():
+    problem = memory()
+    again = Problem.from_json(problem.to_json())
+    assert [cost.step for cost in again.costs] == ["", "first", "first", "second", "third"]
+    assert '"step": ""' not in problem.to_json()
+    assert again.evaluate({"a": 2, "b": 2}) == problem.evaluate({"a": 2, "b": 2})
+    with pytest.raises(InputError, match=r"costs\[1\].step is a number"):
+        Problem.from_json(problem.to_json().replace('"step": "first"', '"step": 3', 1))

@@ -66,6 +66,10 @@ BAD = {
     "several budgets": (f"{MACS} --latency 0.5x", "2 budgets were given"),
     "no budget": (COMPRESS, "0 budgets were given"),
     "macs out of reach": (f"{COMPRESS} --macs 0.01x", "cannot be reached"),
+    "memory in ms": (f"{COMPRESS} --memory 5ms", "not one of memory_bytes"),
+    "memory without unit": (f"{COMPRESS} --memory 2", "has no unit"),
+    "memory out of reach": (f"{COMPRESS} --memory 10B", "cannot be reached"),
+    "two of them": (f"{COMPRESS} --memory 1MB --size 1MB", "2 budgets were given"),
     "size out of reach": (f"{COMPRESS} --size 10B", "cannot be reached"),
     "latency out of reach": (f"{COMPRESS} --latency 0.001x --table table.json", "cannot be reached"),
     # weights
@@ -86,14 +90,20 @@ BAD = {
     "table with an unknown key": (f"{LATENCY} --table table.unknown.json", "comment"),
     "predict lacks a layer": (f"predict {MODEL} --table table.lacking.json", "has no entry for"),
     "predict for another batch": (f"predict {MODEL.replace('1,3', '2,3')} --table table.json", "runs batch 1"),
-    "plan that is none": (f"predict {MODEL} --table table.json --plan table.json", "table.json: not a plan"),
+    "plan that is none": (
+        f"predict {MODEL} --table table.json --plan table.json",
+        "table.json: plan has schema_version 2",
+    ),
     # targets
     "unknown target": (f"{MACS} --target nowhere", "unknown target"),
     "missing target file": (f"{MACS} --target nowhere.toml", "cannot read nowhere.toml"),
     "no table of an absent device": (f"{LATENCY} --target board.toml", "no table of it was given"),
     "an absent device is not profiled": (f"profile {MODEL} --target board.toml --output t.json", "cannot be measured"),
     "precision that is none": (f"profile {MODEL} --precision fp17 --output t.json", "precision is 'fp17'"),
-    "precision not there yet": (f"export {MODEL} --precision int8 --output out", "no precision 'int8'"),
+    "precision not there yet": (
+        f"export {MODEL} --precision int8 --output out",
+        "the model is fp32, and target 'local-onnxruntime' is for int8",
+    ),
     "no threads": (f"profile {MODEL} --threads 0 --output t.json", "greater than or equal to 1"),
     "too many threads": (f"profile {MODEL} --threads 99999 --output t.json", "99999"),
     # settings

@@ -26,11 +26,12 @@ RESULT = {
     "baseline_size_bytes",
     "budget_met",
 }
+BYTES = ("parameters", "size_bytes", "peak_memory_bytes")
 VERBS = ("demo", "targets", "profile", "predict", "compress", "export", "bench", "verify", "report")
 JSON = {
     "targets": ("targets", {"targets"}),
     "profile": (f"profile {MODEL} --points 2 --output t.json", {"table", "entries"}),
-    "predict": (f"predict {MODEL} --table table.json", {"predicted_latency_ms", "layers", "target"}),
+    "predict": (f"predict {MODEL} --table table.json", {"predicted_latency_ms", "layers", "target", *BYTES}),
     "compress": (f"{COMPRESS} --macs 0.5x", RESULT),
     "finished": ("compress --resume --output finished", RESULT),
     "export": (f"export {MODEL} --weights weights.pt --output out", {"bundle", "latency_ms"}),
@@ -138,7 +139,7 @@ def test_a_busy_device_is_exit_status_3(hwprune: Any, workshop: Path) -> None:
     with mock.patch.object(device_runner, "measure", side_effect=device_runner.MeasurementRefused("too busy: 3%")):
         answer = hwprune("bench finished/bundle --json")
     assert (answer.status, answer.out) == (3, "")
-    assert answer.err.startswith("error: too busy: 3%")
+    assert answer.err.startswith("error: measuring engine: too busy: 3%")
     assert "\nhint: " in answer.err
 
 

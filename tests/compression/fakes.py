@@ -20,6 +20,7 @@ from hwprune import device_runner
 from hwprune.compression import CompressConfig, gauge, stages
 from hwprune.deploy import export_onnx
 from hwprune.deploy.export import OnnxInfo
+from hwprune.engines import onnxruntime_engine
 from hwprune.files import write_atomic
 from hwprune.report import page
 
@@ -41,6 +42,7 @@ def config(output: Path, **changes: Any) -> CompressConfig:
         "distill": 0.3,
         "accelerator": "cpu",
         "channel_step": 4,
+        "table_method": "alone",
     }
     return CompressConfig(**{**settings, **changes})
 
@@ -121,11 +123,11 @@ def slow_when_delivered(run: Path, factor: float, *, attempts: int = 1) -> Clock
 
 def made_up_device(exports: Path, measure: Clock) -> list[Any]:
     """Patches, to be entered: the remembering exporter, the clock, engines whose call knows its graph; no figures."""
-    engine, export = device_runner.OnnxRuntimeEngine, RememberingExport(exports)
+    engine, export = onnxruntime_engine.Engine, RememberingExport(exports)
     begin = engine.__init__
 
-    def init(self: Any, model: bytes | str, *, threads: int = 1) -> None:
-        begin(self, model, threads=threads)
+    def init(self: Any, model: bytes | str, **settings: Any) -> None:
+        begin(self, model, **settings)
         self.model = model
 
     return [

@@ -32,6 +32,7 @@ def without(*names: str, **changes: Any) -> dict[str, Any]:
         ("latency", "0.5x", Budget("latency_ms", 0.5, relative=True)),
         ("latency", "800us", Budget("latency_ms", 0.8, relative=False)),
         ("size", "2MB", Budget("size_bytes", 2e6, relative=False)),
+        ("memory", "256KiB", Budget("memory_bytes", 262_144, relative=False)),
         ("macs", "100M", Budget("macs", 1e8, relative=False)),
     ],
 )
@@ -46,6 +47,7 @@ def test_the_one_budget(name: str, text: str, expected: Budget) -> None:
     [
         (without("latency"), "0 budgets were given (none)"),
         (without(size="1MB"), "2 budgets were given (latency, size)"),
+        (without("latency", memory="1MB", macs="1M"), "2 budgets were given (memory, macs)"),
     ],
 )
 def test_exactly_one_budget(values: dict[str, Any], says: str) -> None:

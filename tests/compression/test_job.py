@@ -45,8 +45,9 @@ def test_a_job_is_ready(tmp_path: Path) -> None:
 
 def test_a_device_out_of_reach_needs_its_table(tmp_path: Path, tables: dict[str, Path]) -> None:
     with pytest.raises(InputError, match="no table") as caught:
-        made(tmp_path, target=str(tables["away target"]))
+        made(tmp_path, target=str(tables["away target"]), macs=None, latency="0.5x")
     assert "--table" in caught.value.hint
+    assert not made(tmp_path, target=str(tables["away target"])).measurable  # what is counted needs no table
     job = made(tmp_path, target=str(tables["away target"]), table=tables["away"])
     assert not job.measurable
 

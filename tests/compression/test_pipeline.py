@@ -15,11 +15,13 @@ from hwprune import device_runner
 from hwprune.budget import Plan
 from hwprune.compression import CompressConfig, InMemory, RunFolder, compress, pipeline, resumed_config, stages
 from hwprune.compression.stages import Trial
-from hwprune.deploy import Bundle
+from hwprune.deploy import Bundle, measure_memory
 from hwprune.errors import BudgetError, InputError, MeasurementError, MissingLatencyError
+from hwprune.footprint import footprint
 from hwprune.latency import LatencyTable, predict
 from hwprune.network import cut, load_weights, trace
 from hwprune.report import write_report
+from hwprune.targets import load_target, runtime_for
 from hwprune.training import load_data
 
 from . import fakes, tiny
@@ -84,6 +86,40 @@ def test_size_in_bytes(tmp_path: Path, device: Any) -> None:
     events = RunFolder.load(run.path).history()
     assert [event["event"] for event in events] == ["trial"] * len(events)  # nothing was trained
     assert len(events) >= result["trials"] - 2 > 0
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_memory(tmp_path: Path, device: Any, alone: bool) -> None:
+    wanted = "0.8x" if alone else "70kB"
+    with device():
+        run = compress(config(tmp_path / "run", memory=wanted, weights_in_flash=alone, method="halp-oneshot", epochs=0))
+    result = check_run(run.path)
+    memory = measure_memory(run.path / "model.onnx", load_target("local-onnxruntime"))
+    if memory is None:
+        pytest.skip("this onnxruntime does not tell what it allocates")
+    assert result["measured"] == result["measured_memory_bytes"] == (memory.activations if alone else memory.total)
+    limit = 0.8 * result["baseline_memory_bytes"] if alone else 70_000
+    assert result["measured"] <= result["budget"] == pytest.approx(limit)
+    assert (run.budget_met, result["evidence"], result["attempts"]) == (True, "measured", 1)
+    network = trace(tiny.build(), EXAMPLE)
+    widths = {**network.dense_widths, **run.plan.widths}
+    taken = footprint(network, runtime_for(load_target("local-onnxruntime")), widths=widths)
+    assert result["predicted_memory_bytes"] == (taken.activation_bytes if alone else taken.memory_bytes)
+    assert result["memory_of"] == ("activations" if alone else "weights and activations")
+    assert len(RunFolder.load(run.path).history()) == result["trials"] - 2  # nothing is weighed twice
+
+
+def test_memory_of_a_device_out_of_reach_is_predicted(tmp_path: Path, device: Any) -> None:
+    (tmp_path / "away.toml").write_text('name = "away"\nconnection = "none"\n')
+    with device():
+        run = compress(config(tmp_path / "run", target=str(tmp_path / "away.toml"), memory="0.6x", epochs=0))
+    result = check_run(run.path)
+    network = trace(tiny.build(), EXAMPLE)
+    dense = footprint(network, runtime_for(load_target("local-onnxruntime"))).memory_bytes
+    assert result["budget"] == pytest.approx(0.6 * dense)
+    assert 0.85 * result["budget"] < result["predicted_memory_bytes"] <= result["budget"]
+    assert result["predicted"] == pytest.approx(result["predicted_memory_bytes"])
+    assert (result["evidence"], result["budget_met"], result["measured_memory_bytes"]) == ("predicted", None, None)
 
 
 def test_a_device_out_of_reach_is_predicted_for(tmp_path: Path, device: Any, tables: dict[str, Path]) -> None:

@@ -10,11 +10,12 @@ import onnx
 import onnxruntime
 import pytest
 
-from hwprune import device_runner
+from hwprune import device_facts, device_runner
 from hwprune.deploy import Bundle, verify
+from hwprune.engines import onnxruntime_engine
 from hwprune.errors import BundleError
 
-FILES = ["model.onnx", "golden.npz", "run.py", "manifest.json"]
+FILES = ["model.onnx", "golden.npz", "run.py", "device_facts.py", "onnxruntime_engine.py", "manifest.json"]
 
 
 def flip(path):
@@ -66,7 +67,7 @@ def sealed_engine(monkeypatch):
         raise AssertionError("something of a bundle that was tampered with was opened")
 
     monkeypatch.setattr(device_runner, "open_engine", opened)
-    monkeypatch.setattr(device_runner.OnnxRuntimeEngine, "__init__", opened)
+    monkeypatch.setattr(onnxruntime_engine.Engine, "__init__", opened)
     monkeypatch.setattr(np, "load", opened)
 
 
@@ -161,9 +162,9 @@ def test_no_bundle(tmp_path):
 
 def test_golden_outputs_hold_an_engine_with_right_hashes(networks, images, tmp_path, bundle, monkeypatch):
     """A runtime that computes something else on this device is found out, whatever the hashes say."""
-    run = device_runner.OnnxRuntimeEngine.run
+    run = onnxruntime_engine.Engine.run
     monkeypatch.setattr(
-        device_runner.OnnxRuntimeEngine, "run", lambda self, feeds: [x * np.float32(1.001) for x in run(self, feeds)]
+        onnxruntime_engine.Engine, "run", lambda self, feeds: [x * np.float32(1.001) for x in run(self, feeds)]
     )
     report = verify(bundle.path)
     assert not report["ok"]
@@ -238,7 +239,27 @@ def test_run_py_finds_tampering_without_opening_anything(bundle, tmp_path):
 
 
 def test_run_py_is_the_one_clock(bundle):
-    assert (bundle.path / "run.py").read_bytes() == Path(device_runner.__file__).read_bytes()
+    for name, module in (
+        ("run", device_runner),
+        ("device_facts", device_facts),
+        ("onnxruntime_engine", onnxruntime_engine),
+    ):
+        assert (bundle.path / f"{name}.py").read_bytes() == Path(module.__file__).read_bytes()
+
+
+def test_run_py_imports_no_code_that_the_manifest_does_not_list(bundle, tmp_path):
+    edit(bundle, lambda m: m["files"].pop("onnxruntime_engine.py"))
+    done = on_device(tmp_path, bundle.path, "--no-latency", also_missing=["onnxruntime"])
+    assert done.returncode == 2
+    assert "does not list" in done.stderr
+
+
+def test_run_py_says_when_its_engine_is_not_there(bundle, tmp_path):
+    edit(bundle, lambda m: m["files"].pop("onnxruntime_engine.py"))
+    (bundle.path / "onnxruntime_engine.py").unlink()
+    done = on_device(tmp_path, bundle.path, "--no-latency")
+    assert done.returncode == 2
+    assert "onnxruntime_engine.py is missing" in done.stderr
 
 
 def test_nothing_in_a_bundle_is_pickled_or_outside_it(bundle):

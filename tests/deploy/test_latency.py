@@ -45,7 +45,9 @@ def test_pair_is_measured_in_one_go_and_compared_by_round(clock, exported):
     target = load_target("local-onnxruntime", threads=2)
     pair = measure_pair(exported["Residual"], exported["Mobile"].read_bytes(), target, rounds=7, burst=4, seed=3)
     openings = [f"{name}, opening {i}" for i in range(3) for name in ("baseline", "candidate")]
-    assert clock == {"names": openings, "threads": 2, "rounds": 7, "burst": 4, "seed": 3}
+    settings = {"threads": 2, "cpu_time": True, "rounds": 7, "burst": 4, "seed": 3}
+    assert clock["names"] == ["null", "anchor", *openings]
+    assert {name: clock[name] for name in settings} == settings
     assert (pair.ratio, pair.ratio_low, pair.ratio_high) == (0.5, 0.5, 0.5)  # whatever the drift between rounds
     assert (pair.baseline.p50_ms, pair.candidate.p50_ms, pair.candidate.clean) == (2.0, 1.0, 3 * 79)
     json.dumps(pair.to_dict(), allow_nan=False)
@@ -54,7 +56,10 @@ def test_pair_is_measured_in_one_go_and_compared_by_round(clock, exported):
 def test_an_opening_that_is_slow_by_its_place_in_memory_does_not_decide(exported, monkeypatch):
     def measure(calls, **settings):
         times = {"opening 0": 1.0, "opening 1": 1.2, "opening 2": 1.01}
-        return {"candidates": {name: stats([times[name.split(", ")[1]]]) for name in calls}, "contention": {}}
+        return {
+            "candidates": {name: stats([times.get(name.rpartition(", ")[2], 0.01)]) for name in calls},
+            "contention": {},
+        }
 
     monkeypatch.setattr(device_runner, "measure", measure)
     assert measure_one(exported["UNet"], load_target("local-onnxruntime")).latency.p50_ms == 1.01
@@ -62,7 +67,7 @@ def test_an_opening_that_is_slow_by_its_place_in_memory_does_not_decide(exported
 
 def test_one(clock, exported):
     result = measure_one(exported["UNet"], load_target("local-onnxruntime"))
-    assert clock["names"] == ["engine, opening 0", "engine, opening 1", "engine, opening 2"]
+    assert clock["names"] == ["null", "anchor", "engine, opening 0", "engine, opening 1", "engine, opening 2"]
     assert result.latency.p50_ms == 1.5
     assert result.contention == {"clean_fraction": 0.9}
 

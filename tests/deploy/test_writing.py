@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from hwprune.deploy import Bundle, export_onnx, verify, write_bundle
+from hwprune.deploy.formats import engine_bytes
 from hwprune.errors import BundleError, InputError, ParityError
-from hwprune.targets import Target, load_target
+from hwprune.targets import Target, load_target, runtime_for
 
 TARGET = load_target("local-onnxruntime")
 
@@ -39,7 +40,7 @@ def test_manifest_holds_what_is_known(write, exported):
             "versions": {"python": "3"},
         }
     ).manifest
-    assert set(manifest["files"]) == {"model.onnx", "golden.npz", "run.py"}
+    assert set(manifest["files"]) == {"model.onnx", "golden.npz", "run.py", "device_facts.py", "onnxruntime_engine.py"}
     assert manifest["files"]["model.onnx"]["bytes"] == exported["UNet"].stat().st_size
     assert manifest["engine"] == {"file": "model.onnx", "runtime": "onnxruntime", "threads": 1, "precision": "fp32"}
     assert manifest["inputs"] == [{"name": "input", "shape": [2, 3, 16, 16], "dtype": "float32"}]
@@ -67,6 +68,25 @@ def test_engine_for_a_device_out_of_reach(write):
     bundle = write(target=Target(name="pi", threads=4, connection="none"))
     assert bundle.target.name == "pi"
     assert verify(bundle.path, latency=False)["ok"]
+
+
+@pytest.mark.parametrize(
+    ("runtime", "file"),
+    [("openvino", "model.onnx"), ("torch", "model.pt2"), ("ncnn", "model.ncnn.zip")],
+)
+def test_engine_for_another_runtime(networks, images, tmp_path, runtime, file):
+    target = load_target(f"local-{runtime}")
+    if reason := runtime_for(target).unavailable():
+        pytest.skip(reason)
+    (tmp_path / "engine").write_bytes(engine_bytes(networks["Mobile"], images[:1], target))
+    model, engine = networks["Mobile"], tmp_path / "engine"
+    bundle = write_bundle(tmp_path / "bundle", engine=engine, model=model, example=images, target=target)
+    assert bundle.manifest["engine"]["file"] == file
+    assert f"{runtime}_engine.py" in bundle.manifest["files"]
+    command = [sys.executable, "-I", str(bundle.path / "run.py"), "--no-latency", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd="/", check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [check["ok"] for check in json.loads(done.stdout)["checks"]] == [True, True]
 
 
 def test_several_inputs(tmp_path):
@@ -133,7 +153,7 @@ def test_place_that_cannot_be_written(write, tmp_path):
         write(path=tmp_path / "file" / "bundle")
 
 
-@pytest.mark.parametrize("space", range(5))
+@pytest.mark.parametrize("space", range(7))
 def test_full_disk_leaves_nothing(write, tmp_path, monkeypatch, space):
     sync, left_over = os.fsync, iter(range(space))
 
@@ -143,7 +163,7 @@ def test_full_disk_leaves_nothing(write, tmp_path, monkeypatch, space):
         sync(handle)
 
     monkeypatch.setattr(os, "fsync", full)
-    if space == 4:  # four files: it fits
+    if space == 6:  # six files: it fits
         write()
         assert left(tmp_path)[0] == "bundle"
         return
@@ -222,7 +242,7 @@ def test_a_kill_at_any_step_leaves_no_half_bundle_and_nothing_in_the_way(tmp_pat
     )
     assert done.returncode == 0, done.stderr
     steps = int(done.stdout.splitlines()[-1])
-    assert steps >= 12  # a folder, four files of three steps each, a rename
+    assert steps >= 18  # a folder, six files of three steps each, a rename
     for number in range(steps):  # a bundle that the kill left was not written again: it must be whole
         assert [p.name for p in (tmp_path / f"killed-{number}").iterdir()] == ["bundle"]
         bundle = Bundle.load(tmp_path / f"killed-{number}" / "bundle")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import onnx
 
 from hwprune.budget.axis import Axis
-from hwprune.latency import Layer, Operand
-from hwprune.latency.bench import Bench
+from hwprune.latency import Bench, Layer, Operand, null_model, probe_model
 from hwprune.targets import Target
-from hwprune.targets.onnxruntime import OnnxRuntime
+from hwprune.targets.connection import ANCHOR, NULL, Connection, Visit
 
 TARGET = Target(name="fake")
 NULL_MS = 0.01
@@ -83,52 +84,50 @@ def relus(count: int) -> bytes:
     return model
 
 
-class FakeEngine:
-    inputs: tuple[()] = ()
+def statistics(rounds_ms: list[float], iqr_ms: float = 0.001) -> dict[str, Any]:
+    """Of one candidate, as a device tells them; every round had two samples."""
+    middle = float(np.median(rounds_ms))
+    return {
+        **dict.fromkeys(("p50_ms", "low_ms", "high_ms", "p90_ms", "cpu_p50_ms"), middle),
+        "min_ms": min(rounds_ms),
+        "iqr_ms": iqr_ms,
+        "repeats": 2 * len(rounds_ms),
+        "clean": 2 * len(rounds_ms),
+        "calls_per_sample": 1,
+        "rounds_ms": rounds_ms,
+    }
 
-    def __init__(self, content: bytes, block: int) -> None:
-        self.latency_ms = staircase_ms(onnx.load_from_string(content), block)
 
-    def bind(self, feeds: object) -> FakeEngine:
-        return self
+class FakeConnection(Connection):
+    """Every model takes its made-up time, which depends on a channel block; the device may get slower by the visit."""
 
-
-class FakeRuntime(OnnxRuntime):
-    """Fuses what ONNX Runtime fuses; every model takes its made-up time, which depends on a channel block."""
-
-    def __init__(self, block: int) -> None:
-        self.block = block
-        self.opened = 0
-
-    def open(self, model: Any, target: Target) -> Any:
-        self.opened += 1
-        return FakeEngine(model, self.block)
+    def __init__(self, block: int = 16, slowdown: float = 1.0) -> None:
+        self.block, self.slowdown = block, slowdown
+        self.visits: list[Visit] = []
+        self._fixed = {NULL: null_model(), ANCHOR: probe_model(TARGET)}
 
     def fingerprint(self) -> dict[str, Any]:
         return DEVICE
 
+    def run(self, visits: Iterable[Visit]) -> Iterator[dict[str, Any]]:
+        for visit in visits:
+            factor = self.slowdown ** len(self.visits)
+            self.visits.append(visit)
+            models = {**visit.models, **self._fixed}
+            taken = {name: factor * self.milliseconds(model) for name, model in models.items()}
+            yield {
+                "id": visit.id,
+                "candidates": {name: statistics([ms] * visit.rounds) for name, ms in taken.items()},
+                "kernels": {},
+                "contention": {"clean_fraction": 1.0},
+            }
 
-class FakeClock:
-    """Stands in for ``device_runner.measure``; the machine may get slower with every batch."""
-
-    def __init__(self, slowdown: float = 1.0) -> None:
-        self.slowdown = slowdown
-        self.batches: list[int] = []
-
-    def __call__(self, calls: dict[str, FakeEngine], **settings: Any) -> dict[str, Any]:
-        factor = self.slowdown ** len(self.batches)
-        self.batches.append(len(calls))
-        return {
-            "candidates": {
-                name: {"p50_ms": factor * engine.latency_ms, "iqr_ms": 0.001, "clean": 20}
-                for name, engine in calls.items()
-            },
-            "contention": {"clean_fraction": 1.0},
-        }
+    def milliseconds(self, model: bytes) -> float:
+        return staircase_ms(onnx.load_from_string(model), self.block)
 
 
-def fake_bench(block: int = 16, slowdown: float = 1.0) -> Bench:
-    return Bench(TARGET, runtime=FakeRuntime(block), measure=FakeClock(slowdown))
+def fake_bench(block: int = 16, slowdown: float = 1.0, *, seed: int = 0) -> Bench:
+    return Bench(TARGET, FakeConnection(block, slowdown), seed=seed)
 
 
 def residual_network(width: int = 64) -> tuple[Layer, ...]:

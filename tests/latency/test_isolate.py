@@ -26,7 +26,7 @@ def isolated_model(layer: Layer, point: tuple[int, ...]) -> bytes:
 
 def ran(content: bytes) -> tuple[dict[str, np.ndarray], np.ndarray]:
     onnx.checker.check_model(onnx.load_from_string(content), full_check=True)
-    engine = device_runner.OnnxRuntimeEngine(content)
+    engine = device_runner.open_engine(content)
     feeds = device_runner.example_feeds(engine)
     return feeds, engine.run(feeds)[0]
 

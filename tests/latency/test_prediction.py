@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from hwprune.errors import InputError, MissingLatencyError
-from hwprune.latency import Operand, layer_costs, predict, profile, sizes_of
+from hwprune.latency import Operand, layer_costs, predict, profile_alone, sizes_of
 
-from .fakes import TARGET, call, fake_bench, operand, relus, residual_network
+from .fakes import call, fake_bench, operand, relus, residual_network
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def layers():
 
 @pytest.fixture(scope="module")
 def table(layers):
-    return profile(layers, TARGET, points=3, bench=fake_bench(), dense=relus(40))
+    return profile_alone(layers, fake_bench(), points=3, dense=relus(40))
 
 
 def test_layers_sum_to_the_whole_and_say_where_they_come_from(layers, table) -> None:
@@ -89,7 +89,7 @@ def test_layer_costs_of_operands_without_channels(table) -> None:
     scalar = Operand(())
     image = operand(1, 3, 8, 8)
     total = call("total", "mean", "aten.mean.default", (image,), scalar)
-    single = profile([total], TARGET, bench=fake_bench())
+    single = profile_alone([total], fake_bench())
     values = layer_costs([total], single)(total, ((1,),))
     np.testing.assert_allclose(values, single.entries[0].latency_ms.reshape(1))
     assert sizes_of(total) == ()

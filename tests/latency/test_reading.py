@@ -18,7 +18,7 @@ TABLES = ROOT / "latency_tables"
 GOLDEN = Path(__file__).with_name("golden.json")
 BAD = ROOT / "tests" / "data" / "bad_tables"
 EXPECTED: dict[str, str] = json.loads((BAD / "expected_messages.json").read_text())
-SCHEMA = json.loads((TABLES / "schema" / "latency-table-1.schema.json").read_text())
+SCHEMA = json.loads((TABLES / "schema" / "latency-table-2.schema.json").read_text())
 COMMITTED = sorted(path for path in TABLES.rglob("*.json") if path.parent.name != "schema")
 # Malformed in a way that a schema cannot say, or that a plain JSON reader does not even see.
 BEYOND_THE_SCHEMA = {
@@ -30,6 +30,7 @@ BEYOND_THE_SCHEMA = {
     "too_large_in_protocol.json",
     "too_large_in_device.json",
     "step_as_fraction.json",
+    "version_as_fraction.json",
     "descending_sizes.json",
     "missing_row.json",
     "ragged_row.json",
@@ -38,6 +39,8 @@ BEYOND_THE_SCHEMA = {
     "number_for_a_grid.json",
     "swapped_axes.json",
     "two_axes_for_an_operator.json",
+    "held_out_uneven.json",
+    "fusion_answered_twice.json",
 }
 NOT_JSON = {"not_json.json", "empty.json", "truncated.json", "deeply_nested.json"}
 

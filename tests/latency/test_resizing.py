@@ -78,7 +78,7 @@ def test_output_has_the_channels_asked_for(name: str) -> None:
     layer = OPERATORS[name]
     sizes = [(layer.output.shape[1],), (11,)]
     for (size,), ((point, _), model) in zip(sizes, isolated_models(layer, sizes), strict=True):
-        engine = device_runner.OnnxRuntimeEngine(model)
+        engine = device_runner.open_engine(model)
         output = engine.run(device_runner.example_feeds(engine))[0]
         assert point == (size,)
         assert output.shape == (1, size, *layer.output.shape[2:])

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hwprune.errors import InputError, MissingLatencyError, TableError
-from hwprune.latency import Entry, LatencyTable, Operand, key_of
+from hwprune.latency import Entry, HeldOut, LatencyTable, Operand, key_of
+from hwprune.latency.fusion import Question
 
 from .fakes import DEVICE, TARGET, call, conv, operand
 
@@ -26,14 +27,17 @@ PROTOCOL = {
     "anchor_drift": 0.0,
     "clean_fraction": 1.0,
     "points": 5,
+    "networks": 0,
     "measured_at": "2026-11-21T12:00:00+00:00",
     "hwprune": "0.1.0",
 }
 
 
-def entry(layer=LAYER, sizes=((16, 64), (16, 48, 100)), latency_ms=((1.0, 3.0, 5.0), (4.0, 12.0, 20.0))) -> Entry:
+def entry(
+    layer=LAYER, sizes=((16, 64), (16, 48, 100)), latency_ms=((1.0, 3.0, 5.0), (4.0, 12.0, 20.0)), fused=()
+) -> Entry:
     values = np.array(latency_ms)
-    return Entry(key_of(layer), sizes, values, values * 0.01, np.full(values.shape, 20))
+    return Entry(key_of(layer, fused), sizes, values, values * 0.01, np.full(values.shape, 20))
 
 
 def table(*entries: Entry, step: int = 16) -> LatencyTable:
@@ -68,6 +72,38 @@ def test_lookup(sizes: tuple[int, int], expected: float, interpolated: bool) -> 
     found = table().lookup(LAYER, sizes)
     assert found.latency_ms == pytest.approx(expected, rel=1e-12)
     assert found.interpolated is interpolated
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ((3, 16), 1.0),
+        ((8, 16), 1.0 + 3.0 * 5 / 13),  # below the step and within the entry: between 3 and 16
+        ((15, 16), 1.0 + 3.0 * 12 / 13),
+        ((17, 16), 4.0 + 6.0 * 16 / 48),  # as ever: 32
+    ],
+)
+def test_counts_below_the_step_are_not_rounded_where_the_entry_lists_some(sizes, expected) -> None:
+    small = table(entry(sizes=((3, 16, 64), (16,)), latency_ms=((1.0,), (4.0,), (10.0,))))
+    assert small.lookup(LAYER, sizes).latency_ms == pytest.approx(expected, rel=1e-12)
+
+
+def test_what_is_fused_into_a_layer_is_part_of_its_key() -> None:
+    plain, joined = entry(), entry(fused=("relu",), latency_ms=((2.0, 6.0, 10.0), (8.0, 24.0, 40.0)))
+    both = table(plain, joined)
+    assert both.lookup(LAYER, (16, 16)).latency_ms == 1.0
+    assert both.lookup(LAYER, (16, 16), ("relu",)).latency_ms == 2.0
+
+
+def test_a_layer_measured_with_other_operators_fused_is_taken_to_cost_the_same() -> None:
+    """Of several, the entry that rests on most measurements."""
+    few, many = (
+        dataclasses.replace(entry(fused=chain, latency_ms=np.full((2, 3), ms)), repeats=np.full((2, 3), repeats))
+        for chain, ms, repeats in ((("relu",), 2.0, 20), (("add", "relu"), 3.0, 90))
+    )
+    for entries in ((few, many), (many, few)):
+        assert table(*entries).lookup(LAYER, (16, 16), ("hardswish",)).latency_ms == 3.0
+        assert table(*entries).lookup(LAYER, (16, 16), ("relu",)).latency_ms == 2.0
 
 
 def test_lookup_knows_a_layer_by_its_key_not_its_name() -> None:
@@ -141,7 +177,7 @@ def test_grid_is_lookup_for_every_pair(data: st.DataObject) -> None:
 def _by_hand(values: np.ndarray, axes: tuple, sizes: tuple[int, int], step: int) -> float:
     corners = []
     for grid, size in zip(axes, sizes, strict=True):
-        if size not in grid:
+        if size not in grid and not grid[0] <= size < step:
             size = min(math.ceil(size / step) * step, grid[-1])
         high = next(i for i, count in enumerate(grid) if count >= size)
         low = high if grid[high] == size else high - 1
@@ -158,6 +194,12 @@ def test_golden_file() -> None:
     assert golden.target == TARGET
     assert golden.channel_step == 16
     assert golden.scale == 0.5
+    assert golden.overhead_ms == 0.0025
+    assert golden.held_out == HeldOut((1.02, 2.0, 3.9), (1.0, 2.1, 3.9))
+    assert [entry.how for entry in golden.entries] == ["alone", "alone", "in context", "alone"]
+    asked = Question("relu", "conv", 4, ("batch_norm",))
+    assert golden.fusion == {asked: True, dataclasses.replace(asked, op="silu"): False}
+    assert golden.protocol["networks"] == 48
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -165,6 +207,27 @@ def test_round_trip(tmp_path: Path) -> None:
     again = LatencyTable.load(tmp_path / "t.json")
     assert again.to_json() == table().to_json()
     assert again.lookup(LAYER, (40, 17)) == table().lookup(LAYER, (40, 17))
+
+
+def test_round_trip_of_what_was_seen_in_networks(tmp_path: Path) -> None:
+    seen = dataclasses.replace(
+        table(dataclasses.replace(entry(fused=("add", "relu")), how="in context")),
+        overhead_ms=0.0123,
+        held_out=HeldOut((1.5, 2.25), (1.25, 2.5)),
+        fusion={Question("add", "conv", 4, ("batch_norm",)): True, Question("mul/broadcast", "conv", 4): False},
+    )
+    seen.save(tmp_path / "t.json")
+    again = LatencyTable.load(tmp_path / "t.json")
+    assert again.to_json() == seen.to_json()
+    assert (again.overhead_ms, again.held_out, again.fusion) == (0.0123, seen.held_out, seen.fusion)
+    assert (again.entries[0].how, again.entries[0].key.fused) == ("in context", ("add", "relu"))
+
+
+def test_errors_on_unseen_networks() -> None:
+    held_out = HeldOut((1.1, 1.9, 4.0, 8.0), (1.0, 2.0, 4.0, 10.0))
+    np.testing.assert_allclose(held_out.errors, (0.1, 0.05, 0.0, 0.2))
+    assert held_out.p90 == pytest.approx(0.17)
+    assert str(held_out) == ("4 unseen networks: error 7.5 % median, 17.0 % at the 90th percentile, 20.0 % at worst")
 
 
 def test_saving_in_a_folder_that_is_not_there_leaves_nothing(tmp_path: Path) -> None:

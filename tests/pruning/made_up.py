@@ -21,6 +21,7 @@ PROTOCOL = {
     "rounds": 9,
     "burst": 4,
     "points": 3,
+    "networks": 0,
     "seed": 0,
     "null_run_ms": 0.001,
     "anchor_drift": 0.0,

@@ -10,9 +10,11 @@ import torch
 from torch import nn
 
 from hwprune.errors import BudgetError, InfeasibleError, InputError, MissingLatencyError
+from hwprune.footprint import footprint
 from hwprune.latency import LatencyTable, predict
 from hwprune.network import Network, cut, trace
 from hwprune.pruning import price
+from hwprune.targets import Target, runtime_for
 
 from ..network import models
 from .made_up import made_up_table
@@ -85,30 +87,33 @@ def test_macs_are_those_of_the_network_really_cut(traced, step: int) -> None:
         assert prices.value(widths) == pytest.approx(Counter(smaller, example).macs, rel=1e-9)
 
 
-@pytest.mark.parametrize("step", [1, 4])
-def test_bytes_are_those_of_the_network_really_cut(traced, step: int) -> None:
-    model, network, _ = traced
-    prices = price(network, "size_bytes", step=step)
-
-    def bytes_of(module: nn.Module) -> int:
-        return 4 * sum(parameter.numel() for parameter in module.parameters())
-
-    outside = bytes_of(model) - prices.value(prices.dense)  # parameters that no layer owns, such as a position code
-    for seed in range(4):
+@pytest.mark.parametrize("metric", ["size_bytes", "memory_bytes", "activations"])
+def test_bytes_are_those_of_the_footprint(traced, metric: str) -> None:
+    """Which is held against exported networks and against ONNX Runtime's allocator in its own tests."""
+    _, network, _ = traced
+    alone, target = metric == "activations", Target(name="any", precision="fp16")
+    metric = "memory_bytes" if alone else metric
+    prices = price(network, metric, step=3, target=target, weights_in_flash=alone, graph_bytes=500.0)
+    frozen, seen = {group.name: group.channels for group in network.frozen}, set()
+    for seed in range(12):
         widths = some_widths(network, prices.widths, seed)
-        found = bytes_of(really_cut(model, network, widths, seed))
-        assert prices.value(widths) + outside == pytest.approx(found, abs=owned_by_no_layer(model, widths, network))
+        taken = footprint(network, runtime_for(target), "fp16", {**frozen, **widths})
+        if metric == "size_bytes":
+            expected = taken.weight_bytes + 500
+        else:
+            expected = taken.activation_bytes if alone else taken.memory_bytes
+        assert prices.value(widths) == pytest.approx(expected, abs=0.5)  # whole bytes per layer
+        seen.add(expected)
+    assert len(seen) > 1
 
 
-def owned_by_no_layer(model: nn.Module, widths: dict[str, int], network: Network) -> float:
-    """Bytes that shrink with a group although no layer owns them."""
-    owned = {name for name, module in model.named_modules() if not list(module.children())}
-    total = 1e-6
-    for group in network.cuttable:
-        for member in group.members:
-            if member.tensor.rpartition(".")[0] not in owned and member.role == "scale":
-                total += 4 * (group.channels - widths[group.name]) * member.index.shape[1]
-    return total
+def test_steps_that_never_hold_more_than_another_are_left_out() -> None:
+    """One group in ever smaller tensors: its first pooling stands for all; the head holds its result besides."""
+    poolings = [nn.MaxPool2d(2), nn.MaxPool2d(2), nn.MaxPool2d(2)]
+    network = trace(nn.Sequential(nn.Conv2d(3, 4, 1), *poolings, nn.Conv2d(4, 4, 1)), IMAGE)
+    assert {cost.step for cost in price(network, "memory_bytes", weights_in_flash=True).costs} == {"1", "4"}
+    assert {cost.step for cost in price(network, "memory_bytes").costs} == {"", "1", "4"}
+    assert {cost.step for cost in price(network, "size_bytes").costs} == {""}
 
 
 def test_latencies_are_what_predict_says(traced) -> None:

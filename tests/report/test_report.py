@@ -34,6 +34,10 @@ RESULT = {
     "baseline_macs": 1.6e7,
     "size_bytes": 490_123,
     "baseline_size_bytes": 1_930_000,
+    "memory_of": "weights and activations",
+    "predicted_memory_bytes": 700_000,
+    "measured_memory_bytes": 703_000,
+    "baseline_memory_bytes": 2_500_000,
 }
 DOCUMENT = {
     "config": {"model": "zoo:digits_resnet", "seed": 0},
@@ -115,6 +119,7 @@ def words(svg):
         ("latency_ms", 1.23456, "1.235 ms"),
         ("size_bytes", 999, "999 B"),
         ("size_bytes", 1_930_000, "1.93 MB"),
+        ("memory_bytes", 1_930_000, "1.93 MB"),
         ("macs", 4.1e9, "4.1 G"),
         ("parameters", 512, "512"),
         ("accuracy", 0.9722, "97.22%"),
@@ -159,6 +164,8 @@ def test_table_has_every_number_in_its_row():
     assert rows["parameters"] == ["480 k", "120 k", "0.25×"]
     assert rows["multiply-accumulates"] == ["16 M", "3.2 M", "0.2×"]
     assert rows["file size"] == ["1.93 MB", "490.1 kB", "0.254×"]
+    assert rows["memory, measured"] == ["2.5 MB", "703 kB", "0.281×"]
+    assert "memory, predicted" not in rows
 
 
 def test_verdicts():
@@ -198,6 +205,18 @@ def test_size_budget():
     )
     assert "budget 500 kB (0.5 MB): met, 490.1 kB measured, 98.0% of it" in text
     assert "predicted" not in text
+
+
+def test_memory_budget():
+    budget = {"budget": 750_000, "budget_metric": "memory_bytes", "budget_requested": "0.3x", "budget_used": 0.937}
+    text = render_text(with_result(**budget, measured=703_000, memory_of="activations"))
+    assert "budget 750 kB (0.3x): met, 703 kB measured, 93.7% of it" in text
+    assert cells(text)["activation memory, measured"] == ["2.5 MB", "703 kB", "0.281×"]
+    assert cells(text)["activation memory, predicted"] == ["–", "700 kB", "–"]
+    unknown = {"measured": None, "measured_memory_bytes": None, "baseline_memory_bytes": None, "budget_met": None}
+    text = render_text(with_result(**budget, **unknown, predicted=700_000))
+    assert "700 kB predicted, not measured" in text
+    assert cells(text)["memory, predicted"] == ["–", "700 kB", "–"]
 
 
 # -- the page -------------------------------------------------------------------------------------------------

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from hwprune.errors import InputError
 from hwprune.targets import Target, known_targets, load_target, runtime_for
 
+FAR = {"name": "pi", "connection": "ssh://pi"}
+
 
 @given(
     st.builds(
@@ -20,6 +22,13 @@ from hwprune.targets import Target, known_targets, load_target, runtime_for
         batch=st.integers(1, 4096),
         threads=st.integers(1, 4096),
         connection=st.sampled_from(["local", "none"]),
+    )
+    | st.builds(
+        Target,
+        name=st.text(min_size=1),
+        connection=st.sampled_from(["ssh://pi", "ssh://me@pi.local:2222"]),
+        python=st.sampled_from([None, "python3.11", "/opt/my env/bin/python"]),
+        ssh_config=st.sampled_from([None, "ssh_config"]),
     )
 )
 def test_a_target_survives_its_document(target: Target) -> None:
@@ -47,7 +56,14 @@ def test_defaults() -> None:
         ({"name": "pi", "batch": "1"}, "pi.toml: target batch is '1'", "whole number from 1"),
         ({"name": "pi", "batch": 10**9}, "pi.toml: target batch is 1000000000", "to 4096"),
         ({"name": "pi", "precision": "fp64"}, "pi.toml: target precision is 'fp64'", "allowed: fp32, fp16, int8"),
-        ({"name": "pi", "connection": "wifi"}, "pi.toml: target connection is 'wifi'", "allowed: local, none"),
+        ({"name": "pi", "connection": "wifi"}, "pi.toml: target connection is 'wifi'", "allowed: local, none, ssh://"),
+        ({"name": "pi", "connection": "ssh://-x"}, "pi.toml: 'ssh://-x' is no ssh address", "ssh://[user@]host[:port]"),
+        ({"name": "pi", "connection": "ssh://p:70000"}, "pi.toml: 'ssh://p:70000' names port 70000", "1 to 65535"),
+        ({"name": "pi", "python": "python3"}, "pi.toml: target python is given, and connection is 'local'", "leave"),
+        ({**FAR, "python": "-c evil"}, "pi.toml: target python is '-c evil'", 'not beginning with "-"'),
+        ({**FAR, "python": "a\nb"}, "pi.toml: target python is 'a\\nb'", "python ="),
+        ({**FAR, "python": 3}, "pi.toml: target python is 3", "python ="),
+        ({**FAR, "ssh_config": ""}, "pi.toml: target ssh_config is ''", "ssh_config ="),
         (["name"], "pi.toml: a target must be a table of keys, is ['name']", "allowed keys"),
     ],
 )
@@ -60,7 +76,13 @@ def test_strict_reading(document: Any, message: str, hint: str) -> None:
 
 def test_known_targets_are_this_machine() -> None:
     known = known_targets()
-    assert list(known) == ["local-onnxruntime"]
+    assert list(known) == [
+        f"local-{runtime}"
+        for runtime in (
+            *("onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt"),
+            *("openvino", "torch", "torch-cuda", "ncnn", "tensorrt"),
+        )
+    ]
     for name, target in known.items():
         assert target == Target(name=name, runtime=name.split("-", 1)[1])
         assert load_target(name) == target
@@ -105,6 +127,6 @@ def test_a_file_that_is_no_target(tmp_path: Path, content: bytes | None) -> None
 
 
 def test_a_runtime_that_does_not_exist() -> None:
-    with pytest.raises(InputError, match="target 'jet' has unknown runtime 'tensorrt'") as caught:
-        runtime_for(Target(name="jet", runtime="tensorrt"))
-    assert caught.value.hint == "runtimes: onnxruntime"
+    with pytest.raises(InputError, match="target 'jet' has unknown runtime 'abacus'") as caught:
+        runtime_for(Target(name="jet", runtime="abacus"))
+    assert caught.value.hint.startswith("runtimes: onnxruntime, onnxruntime-cuda, ")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from hwprune.errors import InputError
 
 MAX_CHARACTERS = 64 * 1024 * 1024
+MAX_DEPTH = 64  # nothing of ours comes near it; what reads documents may call itself once per level
 
 
 def parse_json(text: str, *, what: str, hint: str) -> Any:
@@ -39,11 +40,21 @@ def parse_json(text: str, *, what: str, hint: str) -> Any:
         raise InputError(f"the {what} contains {name}, which is not a JSON number", hint="give finite numbers")
 
     try:
-        return json.loads(text, object_pairs_hook=unique, parse_constant=constant)
+        document = json.loads(text, object_pairs_hook=unique, parse_constant=constant)
+        level = [document]
+        for _ in range(MAX_DEPTH):
+            level = [inner for one in level for inner in _inside(one)]
+        if level:
+            raise RecursionError
     except RecursionError:
         raise InputError(f"the {what} is nested too deeply", hint=hint) from None
     except ValueError as error:
         raise InputError(f"the {what} is not JSON: {error}", hint=hint) from None
+    return document
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def fields(value: Any, where: str, *, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -102,9 +113,8 @@ def number(value: Any, where: str) -> float:
 def integer(value: Any, where: str) -> int:
     """A whole number; true, false and 16.0 are not whole numbers."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise InputError(
-            f"{where} is {value if isinstance(value, float) else _kind(value)}, not a whole number", hint=""
-        )
+        found = value if isinstance(value, float) else _kind(value)
+        raise InputError(f"{where} is {found}, not a whole number", hint="give a whole number")
     return value
 
 

@@ -1,4 +1,7 @@
-"""Measuring a latency table: every kind of layer of a network, alone, over the channel counts it can be cut to."""
+"""Measuring every kind of layer of a network alone, over the channel counts it can be cut to.
+
+The baseline for tables measured in context, and a fallback where a network cannot be built at other widths.
+"""
 
 from __future__ import annotations
 
@@ -10,26 +13,23 @@ from importlib import metadata
 
 import numpy as np
 
-from hwprune.latency.bench import Bench, Timing, channel_step
+from hwprune.latency.bench import Bench, Timing, probe_models, probe_visits, step_from
 from hwprune.latency.entry import Entry
-from hwprune.latency.fusion import fused_into
+from hwprune.latency.fusion import FusionRules, fused_into
 from hwprune.latency.isolate import copies, isolated_models
 from hwprune.latency.key import costed_operands, key_of, sizes_of
 from hwprune.latency.layer import Layer, Operand
 from hwprune.latency.sampling import rounded_up, sample_sizes
 from hwprune.latency.table import LatencyTable
-from hwprune.targets import Target
 
 
-def profile(
+def profile_alone(
     layers: Sequence[Layer],
-    target: Target,
+    bench: Bench,
     *,
     points: int = 5,
-    seed: int = 0,
     progress: Callable[[int, int, str], None] | None = None,
     dense: bytes | None = None,
-    bench: Bench | None = None,
 ) -> LatencyTable:
     """Measure a table that covers a network and everything it can be cut to.
 
@@ -37,21 +37,18 @@ def profile(
 
     Args:
         layers: of one traced network, in execution order.
-        target: a device at hand.
+        bench: what to measure with.
         points: samples per axis of channel counts, at least 2.
-        seed: of random inputs and of the order of measurements.
         progress: called with (kinds of layer done, kinds of layer, name of the next one).
         dense: the dense network, exported. It is timed end to end among the layers, and the table's scale makes
             their sum agree with it. Without it the scale is 1.
-        bench: what to measure with; made for ``target`` if not given.
 
     Raises:
         MeasurementError: the device is too busy.
         MissingLatencyError: a layer cannot be run alone.
     """
-    bench = bench or Bench(target, seed=seed)
-    step = channel_step(bench)
-    fused = fused_into(layers, bench.runtime)
+    step = step_from(bench.connection.run(probe_visits(probe_models(bench.target), seed=bench.seed)))
+    fused = fused_into(layers, FusionRules(bench.runtime))
     alone = [layer for layer in layers if layer.name not in fused]
     kinds: dict[str, list[Layer]] = {}
     for layer in alone:
@@ -73,10 +70,11 @@ def profile(
 def _table(bench: Bench, entries: tuple[Entry, ...], *, step: int, points: int) -> LatencyTable:
     return LatencyTable(
         target=bench.target,
-        device=bench.runtime.fingerprint(),
+        device=bench.connection.fingerprint(),
         protocol={
             **bench.protocol(),
             "points": points,
+            "networks": 0,
             "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "hwprune": metadata.version("hwprune"),
         },

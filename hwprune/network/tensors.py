@@ -1,0 +1,108 @@
+"""From a recording to the tensors that take memory: what the model stores, and what flows between its layers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+from hwprune.budget import Axis
+from hwprune.latency.layer import Layer
+from hwprune.network.grouping import Grouping
+from hwprune.network.labels import Labelled
+from hwprune.network.layers import runs_kernel, views_in
+from hwprune.network.network import Activation, StoredTensor
+from hwprune.network.recording import Call, Recording
+
+
+class Constants:
+    """What layers read that does not depend on the input.
+
+    Args:
+        recording: of one forward pass.
+        labelled: its values' labels.
+        grouping: the channel groups.
+        layers: made from the same recording.
+    """
+
+    def __init__(
+        self, recording: Recording, labelled: Sequence[Labelled], grouping: Grouping, layers: Sequence[Layer]
+    ) -> None:
+        self._values, self._labelled, self._grouping = recording.values, labelled, grouping
+        self._names: dict[int, frozenset[str]] = {}  # value → the parameters and buffers it was made from
+        for index, value in enumerate(recording.values):
+            self._names[index] = frozenset({value.name} - {""})
+        for call in recording.calls:
+            names = frozenset[str]().union(*(self._names[ref.index] for ref in call.reads))
+            self._names.update({ref.index: names for ref in call.outputs if labelled[ref.index].constant})
+        self._reads = [
+            (ref.index, layer)
+            for call, layer in _kernels(recording, labelled, layers)
+            for ref in call.reads
+            if labelled[ref.index].constant and self._names[ref.index]
+        ]
+
+    def parameters(self) -> tuple[StoredTensor, ...]:
+        """Every parameter of the model, as it is."""
+        reader: dict[str, str] = {}
+        for index, layer in self._reads:
+            for name in self._names[index]:
+                reader.setdefault(name, layer)
+        found = [(index, value) for index, value in enumerate(self._values) if value.source == "parameter"]
+        return tuple(self._tensor(index, value.name, reader.get(value.name)) for index, value in found)
+
+    def stored(self) -> tuple[StoredTensor, ...]:
+        """What an exported graph stores, once each: parameters and buffers as layers read them.
+
+        What is computed from them is computed at export, and stored in their place; a view is what it looks at.
+        """
+        sizes = {value.name: math.prod(value.shape) for value in self._values if value.name}
+        found: dict[str | int, StoredTensor] = {}
+        for index, layer in self._reads:
+            name = ", ".join(sorted(self._names[index]))
+            same = sizes.get(name) == math.prod(self._values[index].shape)
+            found.setdefault(name if same else index, self._tensor(index, name, layer))
+        return tuple(found.values())
+
+    def _tensor(self, index: int, name: str, layer: str | None) -> StoredTensor:
+        dims = _dims(self._labelled[index], self._grouping)
+        return StoredTensor(dims=dims, dtype=self._values[index].dtype, name=name, layer=layer)
+
+
+def activations(
+    recording: Recording, labelled: Sequence[Labelled], grouping: Grouping, layers: Sequence[Layer]
+) -> tuple[Activation, ...]:
+    """Every tensor that a layer writes and something reads, and the inputs; arguments as :class:`Constants`."""
+    origin = views_in(recording)
+    readers: dict[int, list[str]] = {}
+    makers: dict[int, str] = {}
+    for call, name in _kernels(recording, labelled, layers):
+        for ref in call.reads:
+            seen = readers.setdefault(origin.get(ref.index, ref.index), [])
+            if name not in seen:
+                seen.append(name)
+        makers.update({ref.index: name for ref in call.outputs})
+    outputs = {origin.get(ref.index, ref.index) for ref in recording.outputs}
+    found = []
+    for index, value in enumerate(recording.values):
+        if (index in makers or value.source == "input") and (index in readers or index in outputs):
+            found.append(
+                Activation(
+                    dims=_dims(labelled[index], grouping),
+                    dtype=value.dtype,
+                    maker=makers.get(index),
+                    readers=tuple(readers.get(index, ())),
+                    output=index in outputs,
+                )
+            )
+    return tuple(found)
+
+
+def _kernels(recording: Recording, labelled: Sequence[Labelled], layers: Sequence[Layer]) -> Iterator[tuple[Call, str]]:
+    """The calls that became layers, each with its layer's name."""
+    calls = [call for call in recording.calls if runs_kernel(call, labelled)]
+    yield from zip(calls, (layer.name for layer in layers), strict=True)
+
+
+def _dims(labels: Labelled, grouping: Grouping) -> tuple[Axis, ...]:
+    dims: Mapping[int, Axis] = {dim: grouping.axis(ids) for dim, ids in labels.dims.items()}
+    return tuple(dims.get(dim, Axis(size)) for dim, size in enumerate(labels.shape))

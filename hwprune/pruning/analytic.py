@@ -1,0 +1,88 @@
+"""Prices that need no measurement: multiply-accumulates, bytes of an engine file, bytes of memory."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+
+import numpy as np
+
+from hwprune.budget import Axis, Cost, CostAxis, Product
+from hwprune.footprint import Step, steps, weight_bytes
+from hwprune.network import Network
+from hwprune.targets import Target, runtime_for
+
+Allowed = Mapping[str, tuple[int, ...]]
+
+
+def macs_costs(network: Network, allowed: Allowed) -> Iterator[Cost]:
+    """Multiply-accumulates, one cost per layer with weights."""
+    for layer in network.layers:
+        if layer.macs:
+            operands = [layer.output] if layer.cut_per_group else [layer.inputs[0], layer.output]
+            # Sizes of the dense network stand in the denominator, whatever the convolution's groups are.
+            dense = math.prod(o.shape[o.channel_dim] for o in operands if o.channel_dim is not None)
+            axes = [operand.axis for operand in operands if operand.channel_dim is not None]
+            yield from _costs([Product.of(axes, layer.macs / dense)], "macs", layer.name, allowed)
+
+
+def size_costs(network: Network, allowed: Allowed, precision: str, graph_bytes: float) -> Iterator[Cost]:
+    """Bytes of the engine file: weights, one cost per layer, and what the graph itself takes at any widths."""
+    yield from _costs([Product(graph_bytes)], "size_bytes", "graph", allowed)
+    yield from _weight_costs(network, allowed, precision, "size_bytes")
+
+
+def memory_costs(network: Network, allowed: Allowed, target: Target, *, weights_in_flash: bool) -> Iterator[Cost]:
+    """Bytes of memory while the network runs: weights, which are held always, and activations, step by step.
+
+    A step that never holds more than another one, whatever the widths, is left out.
+    """
+    if not weights_in_flash:
+        yield from _weight_costs(network, allowed, target.precision, "memory_bytes")
+    worst: list[tuple[Step, Counter[tuple[Axis, ...]]]] = []
+    for step in steps(network, runtime_for(target), target.precision):
+        form = _normal(step.live)
+        if not any(form <= other for _, other in worst):
+            worst = [(earlier, other) for earlier, other in worst if not other <= form] + [(step, form)]
+    for step, _ in worst:
+        yield from _costs(step.live, "memory_bytes", step.layer, allowed, step=step.layer)
+
+
+def _weight_costs(network: Network, allowed: Allowed, precision: str, budget: str) -> Iterator[Cost]:
+    outputs = {layer.name: layer.output.axis for layer in network.layers}
+    for name, terms in weight_bytes(network, precision).items():
+        # A weight's filters come first or last; a cost's output side is last.
+        turned = [Product(t.factor, tuple(sorted(t.axes, key=lambda axis: axis == outputs[name]))) for t in terms]
+        yield from _costs(turned, budget, name, allowed)
+
+
+def _normal(products: Iterable[Product]) -> Counter[tuple[Axis, ...]]:
+    """A sum of products in normal form, axes → factor: sums of single sizes are taken apart, group by group."""
+    form: Counter[tuple[Axis, ...]] = Counter()
+    for product in products:
+        if len(product.axes) == 1:
+            (axis,) = product.axes
+            form[()] += product.factor * axis.fixed  # type: ignore[assignment]
+            for group, multiplier in axis.terms:
+                form[Axis(terms=((group, 1),)),] += product.factor * multiplier  # type: ignore[assignment]
+        else:
+            form[product.axes] += product.factor  # type: ignore[assignment]
+    return form
+
+
+def _costs(products: Iterable[Product], budget: str, name: str, allowed: Allowed, *, step: str = "") -> Iterator[Cost]:
+    """Costs whose sum is that of the products."""
+    for axes, factor in _normal(products).items():
+        if factor:
+            sized = tuple(cost_axis(axis, allowed) for axis in axes)
+            table = factor * math.prod(np.ix_(*(np.asarray(axis.sizes, np.float64) for axis in sized)))
+            yield Cost(budget=budget, axes=sized, table=np.asarray(table), name=name, step=step)
+
+
+def cost_axis(axis: Axis, allowed: Allowed) -> CostAxis:
+    """An axis with every size that the allowed widths give it."""
+    sizes = {axis.fixed}
+    for group, multiplier in axis.terms:
+        sizes = {size + multiplier * width for size in sizes for width in allowed[group]}
+    return CostAxis(axis=axis, sizes=tuple(sorted(sizes)))
