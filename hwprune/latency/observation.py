@@ -76,7 +76,7 @@ def observed(
         widths=widths,
         over_anchor=calmest(candidates[NETWORK]) / calmest(candidates["anchor"]),
         anchor_ms=calmest(candidates["anchor"]),
-        null_ms=candidates["null"]["p50_ms"],
+        null_ms=calmest(candidates["null"]),
         kernel_ms=dict(took),
         kernels=dict(count),
     )

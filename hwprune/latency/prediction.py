@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hwprune.latency.entry import Floats
 from hwprune.latency.fusion import fused_chains, fused_into
@@ -74,7 +74,10 @@ def predict(layers: Sequence[Layer], table: LatencyTable, widths: Mapping[str, i
         found = table.lookup(layer, sizes_of(layer, widths), chains.get(layer.name, ()))
         source = "interpolated" if found.interpolated else "measured"
         per_layer.append(LayerLatency(layer.name, found.latency_ms * table.scale, source))
-    total = table.overhead_ms + sum(layer.latency_ms for layer in per_layer)
+    alone = sum(layer.latency_ms for layer in per_layer)
+    inside = table.curve.total(alone)
+    per_layer = [replace(layer, latency_ms=layer.latency_ms * inside / alone) for layer in per_layer]
+    total = table.overhead_ms + inside
     uncertainty = table.held_out.p90 if table.held_out else None
     return Prediction(total, tuple(per_layer), table.overhead_ms, uncertainty)
 
@@ -92,7 +95,8 @@ def layer_costs(
         a function of a layer and the sizes of each operand that its cost depends on (input and output of a layer with
         weights, else the output). It gives predicted milliseconds over the product of these sizes, shape
         ``tuple(len(s) for s in sizes)``, or None for a layer that runs inside another's kernel. Sizes of an operand
-        without a ``channel_dim`` are not read: one entry stands for it.
+        without a ``channel_dim`` are not read: one entry stands for it. They add up; the table's curve, which does not,
+        is left out.
     """
     fused, chains = fused_into(layers, table.fuses), fused_chains(layers, table.fuses)
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from hwprune import strict_json as strict
 from hwprune.errors import InputError, TableError
+from hwprune.latency.curve import BENT, Curve
 from hwprune.latency.entry import Entry, HeldOut
 from hwprune.latency.fusion import Question
 from hwprune.latency.key import WEIGHT_OPS, Key
@@ -23,7 +24,7 @@ MAX_BYTES = 16 * 1024 * 1024
 HINT = "give a table written by hwprune profile; latency_tables/README.md describes the format"
 _TOP = (
     "schema_version", "target", "device", "protocol", "channel_step", "scale", "scale_source", "overhead_ms",
-    "held_out", "fusion", "entries",
+    "curve", "held_out", "fusion", "entries",
 )  # fmt: skip
 _ENTRY = ("op", "fused", "attributes", "inputs", "axes", "latency_ms", "iqr_ms", "repeats", "how")
 _HOW = ("alone", "in context")
@@ -34,7 +35,7 @@ _PROTOCOL = (
     "clock", "rounds", "burst", "points", "networks", "seed", "null_run_ms", "anchor_drift", "clean_fraction",
     "measured_at", "hwprune",
 )  # fmt: skip
-_IN_CONTEXT = ("anchor_ms", "kernel_bias_ms", "kernel_scale", "unattributed")
+_IN_CONTEXT = ("other_cpus", "anchor_ms", "kernel_bias_ms", "kernel_scale", "unattributed")
 _TEXTS = ("clock", "measured_at", "hwprune")
 _COUNTS = ("rounds", "burst", "points", "networks", "seed")
 _PARTS = ("clean_fraction", "unattributed")
@@ -92,6 +93,7 @@ def parse_table(text: str) -> dict[str, Any]:
         "scale": _positive(top["scale"], "scale"),
         "scale_source": _read_scale_source(top["scale_source"]),
         "overhead_ms": _not_negative(top["overhead_ms"], "overhead_ms"),
+        "curve": _read_curve(top["curve"]),
         "held_out": _read_held_out(top["held_out"]),
         "fusion": _read_fusion(top["fusion"]),
         "entries": entries,
@@ -116,6 +118,8 @@ def _read_protocol(value: Any) -> dict[str, Any]:
         where = f"protocol.{name}"
         if name in _TEXTS:
             strict.text(item, where)
+        elif item is None and name == "other_cpus":
+            continue  # the device does not tell
         elif _not_negative(strict.integer(item, where) if name in _COUNTS else item, where) > 1 and name in _PARTS:
             raise InputError(f"{where} is {item}", hint="it is a part of the whole: it must be from 0 to 1")
     return document
@@ -128,6 +132,16 @@ def _read_scale_source(value: Any) -> dict[str, Any]:
             _positive(document[key], f"scale_source.{key}")
     strict.text(document["method"], "scale_source.method")
     return document
+
+
+def _read_curve(value: Any) -> Curve:
+    document = _fields(value, "curve", ("exponent", "factor", "at_ms"))
+    read = {name: _positive(document[name], f"curve.{name}") for name in document}
+    if not 1 - BENT - 1e-6 <= read["exponent"] <= 1 + BENT + 1e-6:
+        raise InputError(f"curve.exponent is {read['exponent']}", hint=f"it must be within {BENT} of 1")
+    if not 0.1 <= read["factor"] <= 10:
+        raise InputError(f"curve.factor is {read['factor']}", hint="it must be near 1")
+    return Curve(**read)
 
 
 def _read_held_out(value: Any) -> HeldOut | None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from hwprune import device_runner
 from hwprune.errors import InputError, MissingLatencyError, TableError
 from hwprune.files import write_atomic
+from hwprune.latency.curve import Curve
 from hwprune.latency.entry import Entry, Floats, HeldOut
 from hwprune.latency.fusion import FusionRules, Question
 from hwprune.latency.key import Key, key_of
@@ -51,6 +52,7 @@ class LatencyTable:
         overhead_ms: what a call costs besides its layers.
         entries: one per kind of layer.
         fusion: what was observed to run inside another layer's kernel, and what was not.
+        curve: from the sum of a network's layers to the network.
         held_out: errors on networks that the table was tested on while it was measured; None if it was not.
     """
 
@@ -64,6 +66,7 @@ class LatencyTable:
     overhead_ms: float = 0.0
     fusion: Mapping[Question, bool] = field(default_factory=dict)
     held_out: HeldOut | None = None
+    curve: Curve = field(default_factory=Curve)
 
     @classmethod
     def load(cls, path: Path | str) -> LatencyTable:
@@ -89,6 +92,7 @@ class LatencyTable:
             "scale": self.scale,
             "scale_source": self.scale_source,
             "overhead_ms": float(f"{self.overhead_ms:.6g}"),
+            "curve": {name: float(f"{value:.6g}") for name, value in vars(self.curve).items()},
             "held_out": self.held_out and {name: list(values) for name, values in vars(self.held_out).items()},
             "fusion": self.fuses.to_list(),
         }

@@ -28,6 +28,7 @@ class Constants:
         self, recording: Recording, labelled: Sequence[Labelled], grouping: Grouping, layers: Sequence[Layer]
     ) -> None:
         self._values, self._labelled, self._grouping = recording.values, labelled, grouping
+        self._state = {v.name: i for i, v in enumerate(recording.values) if v.source in ("parameter", "buffer")}
         self._names: dict[int, frozenset[str]] = {}  # value → the parameters and buffers it was made from
         for index, value in enumerate(recording.values):
             self._names[index] = frozenset({value.name} - {""})
@@ -47,20 +48,21 @@ class Constants:
         for index, layer in self._reads:
             for name in self._names[index]:
                 reader.setdefault(name, layer)
-        found = [(index, value) for index, value in enumerate(self._values) if value.source == "parameter"]
-        return tuple(self._tensor(index, value.name, reader.get(value.name)) for index, value in found)
+        learned = [name for name, index in self._state.items() if self._values[index].source == "parameter"]
+        return tuple(self._tensor(self._state[name], name, reader.get(name)) for name in learned)
 
     def stored(self) -> tuple[StoredTensor, ...]:
         """What an exported graph stores, once each: parameters and buffers as layers read them.
 
         What is computed from them is computed at export, and stored in their place; a view is what it looks at.
         """
-        sizes = {value.name: math.prod(value.shape) for value in self._values if value.name}
-        found: dict[str | int, StoredTensor] = {}
+        found: dict[int, StoredTensor] = {}
         for index, layer in self._reads:
             name = ", ".join(sorted(self._names[index]))
-            same = sizes.get(name) == math.prod(self._values[index].shape)
-            found.setdefault(name if same else index, self._tensor(index, name, layer))
+            whole = self._state.get(name, index)
+            if math.prod(self._values[whole].shape) == math.prod(self._values[index].shape):
+                index = whole
+            found.setdefault(index, self._tensor(index, name, layer))
         return tuple(found.values())
 
     def _tensor(self, index: int, name: str, layer: str | None) -> StoredTensor:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import functools
-import random
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,47 +12,25 @@ import torch
 from onnx import numpy_helper
 
 from hwprune import device_runner
-from hwprune.deploy.export import exported_proto
-from hwprune.deploy.template import Template, template
+from hwprune.deploy.template import template
 from hwprune.latency import Layer
-from hwprune.network import Network, cut, trace
+from hwprune.network import trace
 
 from . import whole_networks
-from .whole_networks import KINDS, lived_in
+from .whole_networks import IMAGE, KINDS, Prepared, lived_in, prepared
 
-IMAGE = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 EXPLAINED = [kind.__name__ for kind in KINDS if kind is not whole_networks.Little]
 NAMES = [*EXPLAINED, "Little"]
 
 
-@dataclass(frozen=True)
-class Subject:
-    model: torch.nn.Module
-    network: Network
-    made: Template
-
-    def widths(self, seed: int) -> dict[str, int]:
-        """Anything from one channel to all."""
-        rng = random.Random(seed)
-        return {group.name: rng.randint(1, group.channels) for group in self.network.cuttable}
-
-    def really(self, widths: Mapping[str, int]) -> onnx.ModelProto:
-        kept = {name: list(range(width)) for name, width in widths.items()}
-        return exported_proto(cut(self.model, self.network.cuts(kept)), IMAGE)
-
-
-@functools.cache
-def subject(name: str) -> Subject:
-    torch.manual_seed(0)
-    model = lived_in(getattr(whole_networks, name)())
-    network = trace(model, IMAGE)
-    return Subject(model, network, template(model, IMAGE, network))
+def subject(name: str) -> Prepared:
+    return prepared(getattr(whole_networks, name))
 
 
 @functools.cache
 def dense_graph(name: str) -> onnx.GraphProto:
     """With the shapes of everything in between."""
-    dense = {group.name: group.channels for group in subject(name).network.cuttable}
+    dense = subject(name).channels
     model = onnx.load_from_string(subject(name).made.at(dense))
     return onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
 

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import onnx
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from hwprune.deploy.export import exported_proto
+from hwprune.deploy.template import Template, template
+from hwprune.network import Network, cut, trace
+
+IMAGE = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
 def conv_bn(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> nn.Sequential:
@@ -167,3 +179,34 @@ def lived_in(model: nn.Module) -> nn.Module:
         if tensor.is_floating_point():
             nn.init.uniform_(tensor, 0.5, 1.5) if tensor.dim() < 2 else nn.init.normal_(tensor, 0.0, 0.1)
     return model.eval()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A network, its trace, and its graph at any widths."""
+
+    model: nn.Module
+    network: Network
+    made: Template
+
+    @property
+    def channels(self) -> dict[str, int]:
+        return {group.name: group.channels for group in self.network.cuttable}
+
+    def widths(self, seed: int) -> dict[str, int]:
+        """Anything from one channel to all."""
+        rng = random.Random(seed)
+        return {name: rng.randint(1, count) for name, count in self.channels.items()}
+
+    def really(self, widths: Mapping[str, int]) -> onnx.ModelProto:
+        """The network cut to these widths, and exported."""
+        kept = {name: list(range(width)) for name, width in widths.items()}
+        return exported_proto(cut(self.model, self.network.cuts(kept)), IMAGE)
+
+
+@functools.cache
+def prepared(kind: type[nn.Module]) -> Prepared:
+    torch.manual_seed(0)
+    model = lived_in(kind())
+    network = trace(model, IMAGE)
+    return Prepared(model, network, template(model, IMAGE, network))

@@ -16,7 +16,14 @@ from hwprune.targets.connection import ANCHOR, NULL, Connection, Visit
 
 TARGET = Target(name="fake")
 NULL_MS = 0.01
-DEVICE = {"cpu": "made up", "isa": ["none"], "machine": "fake", "runtime": "onnxruntime", "runtime_version": "1.2.3"}
+DEVICE = {
+    "cpu": "made up",
+    "isa": ["none"],
+    "machine": "fake",
+    "logical_cpus": 2,
+    "runtime": "onnxruntime",
+    "runtime_version": "1.2.3",
+}
 
 
 def operand(*shape: int, group: str | None = None, fixed: int = 0, multiplier: int = 1, dim: int = 1) -> Operand:

@@ -35,6 +35,27 @@ class Kernel:
     chain: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Noise:
+    """What stands between the truth and who measures.
+
+    Attributes:
+        bias_ms: by how much the profiler lengthens each kernel.
+        stretch: what else it does to them, as a factor.
+        noise: of every time, as a part of it; it only lengthens.
+        drift: how far the speed goes from its middle, as a part of it, from one visit to the next.
+        disturbed: part of the rounds that something else lengthens, by a third.
+        other_cpus: processors that others keep busy.
+    """
+
+    bias_ms: float = 0.004
+    stretch: float = 1.06
+    noise: float = 0.005
+    drift: float = 0.05
+    disturbed: float = 0.2
+    other_cpus: float | None = None
+
+
 @dataclass(frozen=True)
 class Physics:
     """How fast a device is, and what it does.
@@ -128,16 +149,13 @@ class Physics:
 
 
 class SimulatedDevice(Connection):
-    """A device behind a profiler, whose speed drifts from visit to visit and from round to round.
+    """A device behind a profiler, whose speed drifts, and which something else disturbs now and then.
 
     Args:
         physics: what is true.
         null: a model that does nothing.
         anchor: a model that is always the same.
-        bias_ms: by how much the profiler lengthens each kernel.
-        stretch: what else it does to them, as a factor.
-        noise: of every median, as a part of it.
-        drift: how far the speed goes from its middle, as a part of it.
+        noise: what stands before it.
         kernels: whether the runtime tells what its kernels take.
         busy_after: visits that are made before the device becomes too busy.
         seed: of noise and drift.
@@ -149,17 +167,14 @@ class SimulatedDevice(Connection):
         *,
         null: bytes,
         anchor: bytes,
-        bias_ms: float = 0.004,
-        stretch: float = 1.06,
-        noise: float = 0.01,
-        drift: float = 0.2,
+        noise: Noise | None = None,
         kernels: bool = True,
         busy_after: int | None = None,
         seed: int = 0,
     ) -> None:
         self.physics, self._fixed = physics, {NULL: null, ANCHOR: anchor}
-        self._bias_ms, self._stretch, self._noise, self._drift = bias_ms, stretch, noise, drift
-        self._kernels, self._busy_after, self._seed = kernels, busy_after, seed
+        self._noise, self._kernels = noise or Noise(), kernels
+        self._busy_after, self._seed = busy_after, seed
         self.visits: list[Visit] = []
 
     def fingerprint(self) -> dict[str, Any]:
@@ -177,27 +192,25 @@ class SimulatedDevice(Connection):
     def reply(self, visit: Visit) -> dict[str, Any]:
         """Depends on the visit and the seed alone."""
         rng = np.random.default_rng([self._seed, *visit.id.encode()])
-        speed = 1 + self._drift * rng.uniform(-1, 1)
-        rounds = speed * (1 + self._drift / 4 * rng.standard_normal(visit.rounds))
+        speed = 1 + self._noise.drift * rng.uniform(-1, 1)
         candidates = {}
         for name, model in {**visit.models, **self._fixed}.items():
-            ms = self._true_ms(name, model)
-            noisy = ms * rounds * (1 + self._noise * rng.standard_normal(visit.rounds))
-            candidates[name] = statistics(noisy.tolist(), iqr_ms=0.02 * ms)
+            ms = speed * (NULL_MS if name == NULL else self.physics.latency_ms(model))
+            rounds = ms * (1 + self._noise.noise * np.abs(rng.standard_normal(visit.rounds)))
+            rounds *= np.where(rng.random(visit.rounds) < self._noise.disturbed, 4 / 3, 1.0)
+            candidates[name] = statistics(rounds.tolist(), iqr_ms=0.02 * ms)
         assert self._kernels or not visit.instrumented
         return {
             "id": visit.id,
             "candidates": candidates,
             "kernels": {name: self._seen(visit.models[name], speed, rng) for name in visit.instrumented},
-            "contention": {"clean_fraction": 0.99},
+            "contention": {"clean_fraction": 0.99, "other_cpus": self._noise.other_cpus},
         }
-
-    def _true_ms(self, name: str, model: bytes) -> float:
-        return NULL_MS if name == NULL else self.physics.latency_ms(model)
 
     def _seen(self, model: bytes, speed: float, rng: np.random.Generator) -> list[dict[str, Any]]:
         listed = []
         for kernel in self.physics.cached(model):
-            ms = speed * (kernel.ms * self._stretch + self._bias_ms) * (1 + 2 * self._noise * rng.standard_normal())
+            ms = speed * (kernel.ms * self._noise.stretch + self._noise.bias_ms)
+            ms *= 1 + self._noise.noise * abs(rng.standard_normal())
             listed.append({"covers": kernel.covers, "op": kernel.op, "p50_ms": ms, "iqr_ms": 0.0, "repeats": 18})
         return listed

@@ -29,8 +29,8 @@ def straight(channels):
 
 
 def bent(channels):
-    """Four times as steep from 112 on, which is one of the knots."""
-    return 0.02 + 1e-3 * np.minimum(channels, 112) + 4e-3 * np.maximum(channels - 112, 0)
+    """Four times as steep from 96 on."""
+    return 0.02 + 1e-3 * np.minimum(channels, 96) + 4e-3 * np.maximum(channels - 96, 0)
 
 
 def measured(
@@ -126,8 +126,30 @@ def test_knots_are_the_ends_and_counts_that_were_measured() -> None:
     for axis, (low, high) in enumerate([(1, 300), (STEP, TOP)]):
         assert (found.knots[axis][0], found.knots[axis][-1]) == (low, high)
         assert set(found.knots[axis][1:-1]) <= set(sizes[:, axis].tolist())
-        assert len(found.knots[axis]) == KNOTS
+        assert len(found.knots[axis]) == KNOTS[2]
         assert list(found.knots[axis]) == sorted(set(found.knots[axis]))
+
+
+def test_two_layers_of_one_kind_that_never_are_wide_at_both_ends() -> None:
+    """Squeeze and excitation: one goes from wide to narrow, the other back. Nothing is known of wide to wide."""
+    wide = np.arange(STEP, TOP + 1, STEP)
+    narrow = np.full(len(wide), STEP)
+    sizes = np.concatenate([np.stack([wide, narrow], axis=1), np.stack([narrow, wide], axis=1)])
+    latency = bilinear(*sizes.T)
+    noisy = latency * (1 + 0.02 * np.random.default_rng(0).standard_normal(len(sizes)))
+    found = fit(sizes, noisy, np.tile(np.arange(len(wide)), 2), [ENDS] * 2)
+    np.testing.assert_allclose(at(found, *sizes.T), latency, rtol=0.06)
+    corner = float(at(found, np.array([TOP]), np.array([TOP]))[0])
+    assert 0.3 < corner / float(bilinear(TOP, TOP)) < 3  # as if in proportion to the channels: it must not be free
+
+
+def test_what_grows_from_next_to_nothing_is_not_lifted_by_what_may_not_be_negative() -> None:
+    """A line through the upper counts would be below zero at the least; the counts between must not suffer."""
+    sizes = np.repeat(STEP * np.arange(1, 17), 4)[:, None]
+    latency = 1e-3 + 5e-6 * np.maximum(sizes[:, 0] - 48.0, 0) ** 2
+    found = fit(sizes, latency, np.arange(len(sizes)), [(1, TOP)])
+    assert (found.values >= LEAST_MS).all()
+    np.testing.assert_allclose(at(found, sizes[:, 0]), latency, rtol=0.1)
 
 
 def test_an_axis_that_never_changes_has_one_knot() -> None:
