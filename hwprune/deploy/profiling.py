@@ -9,7 +9,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from hwprune.deploy.export import exported_bytes
-from hwprune.deploy.formats import null_engine, probe_engines
+from hwprune.deploy.formats import from_onnx, null_engine, probe_engines
 from hwprune.deploy.template import template
 from hwprune.errors import InputError
 from hwprune.latency import (
@@ -22,7 +22,7 @@ from hwprune.latency import (
 )
 from hwprune.latency.bench import PROBES
 from hwprune.network import Network
-from hwprune.targets import Target
+from hwprune.targets import Target, runtime_for
 from hwprune.targets.connection import UnpackedConnection, connect, pack
 
 Method = Literal["in-context", "alone"]
@@ -106,14 +106,21 @@ def subject_of(model: nn.Module, example: Tensor, network: Network, target: Targ
 
     Raises:
         ModelError: the model cannot be exported.
+        InputError: the runtime's tables cannot be measured.
     """
+    runtime = runtime_for(target)
+    if runtime.model_format == "torch":
+        raise InputError(
+            f"latency tables of {runtime.name} cannot be measured yet (target {target.name!r})",
+            hint="hwprune targets lists the others; hwprune bench measures whole models",
+        )
     made = template(model, example, network, seed=seed)
     return Subject(
         layers=network.layers,
         channels={group.name: group.channels for group in network.cuttable},
         frozen={group.name: group.channels for group in network.frozen},
-        build=made.at,
-        covers=made.covers,
+        build=lambda widths: from_onnx(made.at(widths), target),
+        covers=made.covers if runtime.kernels else {},
         null=null_engine(target),
         probes=probe_engines(target),
     )

@@ -7,9 +7,10 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from hwprune import device_runner
 from hwprune.latency.isolate import isolated_models
 from hwprune.latency.layer import Layer, Operand
-from hwprune.latency.load import Load
+from hwprune.latency.load import Load, too_busy
 from hwprune.latency.observation import calmest
 from hwprune.targets import Target, runtime_for
 from hwprune.targets.connection import ANCHOR, NULL, Connection, Visit
@@ -149,11 +150,11 @@ def step_from(replies: Iterable[Mapping[str, Any]]) -> int:
 
     Args:
         replies: to :func:`probe_visits`.
+
+    Raises:
+        MeasurementError: the device was too busy.
     """
-    found = [
-        {name: calmest(seen) - calmest(reply["candidates"][NULL]) for name, seen in reply["candidates"].items()}
-        for reply in replies
-    ]
+    found = [_above_null(reply) for reply in replies]
     # The least of several: whatever disturbs a measurement makes it longer.
     least = {out: min(times[str(out)] for times in found) for out in PROBED}
     for step in STEPS:
@@ -161,6 +162,14 @@ def step_from(replies: Iterable[Mapping[str, Any]]) -> int:
         if drop < least[EDGE] * (step - 1) / EDGE / 4:  # never where the probe took no longer than nothing
             return step
     return 1
+
+
+def _above_null(reply: Mapping[str, Any]) -> dict[str, float]:
+    try:
+        times = {name: calmest(seen) for name, seen in reply["candidates"].items()}
+    except device_runner.MeasurementRefused as error:
+        raise too_busy(reply, error) from error
+    return {name: time_ms - times[NULL] for name, time_ms in times.items()}
 
 
 def _in_batches(models: Iterable[tuple[Hashable, bytes]]) -> Iterator[dict[Hashable, bytes]]:

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from hwprune import device_runner
-from hwprune.errors import MeasurementError
 from hwprune.latency.bench import PROBES, probe_visits, step_from
 from hwprune.latency.curve import FEWEST, Curve, fitted_curve
 from hwprune.latency.design import designed_widths
@@ -24,7 +23,7 @@ from hwprune.latency.fitting import fit
 from hwprune.latency.fusion import FusionRules, fused_chains, fused_into, observe
 from hwprune.latency.key import costed_operands, key_of, sizes_of
 from hwprune.latency.layer import Layer
-from hwprune.latency.load import Load
+from hwprune.latency.load import Load, too_busy
 from hwprune.latency.observation import NETWORK, Observation, Shares, anchor_speed, observed, shares
 from hwprune.latency.prediction import predict
 from hwprune.latency.sampling import rounded_up
@@ -191,9 +190,7 @@ class NetworkProfiler:
         try:
             one = observed(reply, widths, self._subject.covers, self._subject.layers)
         except device_runner.MeasurementRefused as error:
-            raise MeasurementError(
-                f"measuring {reply['id']}: {error}", hint="stop what else is running on the device, then try again"
-            ) from error
+            raise too_busy(reply, error) from error
         self._load.add(reply["contention"])
         return one
 

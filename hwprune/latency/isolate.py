@@ -82,7 +82,7 @@ def _input_shape(layer: Layer, channels: int) -> list[int]:
 def null_model() -> bytes:
     """The cheapest model there is: what remains of a measurement when nothing is computed."""
     node = helper.make_node("Add", ["x", "one"], ["y"])
-    return _model([node], [1], [numpy_helper.from_array(np.ones(1, dtype=np.float32), "one")])
+    return _model([node], [1, 1], [numpy_helper.from_array(np.ones(1, dtype=np.float32), "one")])
 
 
 def _convolution(layer: Layer, point: Point, count: int) -> bytes:

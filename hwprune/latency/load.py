@@ -51,3 +51,10 @@ class Load:
             "clean_fraction": round(float(np.mean(self._clean)), 4),
             "other_cpus": round(float(np.median(self._others)), 2) if self._others else None,
         }
+
+
+def too_busy(reply: Mapping[str, Any], refusal: Exception) -> MeasurementError:
+    """A refusal to read a reply, as the error that users see."""
+    return MeasurementError(
+        f"measuring {reply['id']}: {refusal}", hint="stop what else is running on the device, then try again"
+    )
