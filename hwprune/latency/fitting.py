@@ -149,7 +149,8 @@ class _Problem:
             small: Floats = np.asarray(np.linalg.qr(together, mode="r"))
             values = LEAST_MS + nnls(small[:, :-1], small[:, -1], maxiter=100 * len(usual))[0]
             residual = self.residual(values)
-            limit = 2.0 * max(float(np.median(residual)), 1e-12)
+            middle = np.partition(residual, len(residual) // 2)[len(residual) // 2]
+            limit = 2.0 * max(float(middle), 1e-12)
             robust = np.sqrt(np.minimum(1.0, limit / np.maximum(residual, 1e-12)))
         return values
 

@@ -19,7 +19,7 @@ from hwprune.targets.connection import ANCHOR, NULL, Connection, Visit
 
 from .fakes import DEVICE, statistics
 
-NULL_MS = 0.02
+NULL_MS, TYPICAL_MS = 0.02, 0.1
 NO_KERNEL = {"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Constant", "Shape"}
 WEIGHTY = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 CACHE = 60_000  # weights beyond which a kernel is a quarter slower
@@ -66,12 +66,14 @@ class Physics:
         reorders: the image is brought into another layout before the first convolution, what the last convolution
             writes back out of it.
         lost_ms: a kernel that belongs to nothing.
+        bend: every kernel is slower by the size of the whole network to this power.
     """
 
     block: int = 16
     joins: frozenset[str] = frozenset({"Add", "Relu", "Clip", "HardSwish"})
     reorders: bool = True
     lost_ms: float = 0.0
+    bend: float = 0.0
 
     def kernels(self, model: bytes) -> list[Kernel]:
         graph = onnx.shape_inference.infer_shapes(onnx.load_from_string(model)).graph
@@ -104,7 +106,12 @@ class Physics:
         last = max((index for index, kernel in enumerate(found) if kernel.op == "Conv"), default=None)
         if self.reorders and last is not None:
             found.insert(last + 1, Kernel("Reorder", found[last].covers[-1:], 0.1 * found[last].ms))
-        return [*found, Kernel("Copy", ["nothing of ours"], self.lost_ms)] if self.lost_ms else found
+        if self.lost_ms:
+            found.append(Kernel("Copy", ["nothing of ours"], self.lost_ms))
+        slower = (sum(kernel.ms for kernel in found) / TYPICAL_MS) ** self.bend
+        for kernel in found:
+            kernel.ms *= slower
+        return found
 
     def _host(
         self, node: onnx.NodeProto, activations: list[str], shapes: Any, home: dict[str, Kernel], readers: list[str]

@@ -119,7 +119,6 @@ def test_chains_name_what_a_kernel_does_besides_itself_but_for_batch_norm() -> N
     assert fused_chains(residual_network(), FusionRules(RUNTIME)) == {
         "c1": ("relu",),
         "c2": ("add", "relu"),
-        "pool": (),
     }
 
 

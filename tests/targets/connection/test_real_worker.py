@@ -70,7 +70,7 @@ def test_every_way_gives_the_same_form(sshd: Device, tmp_path: Path, target: Tar
         assert device_runner.same_device(device, runtime_for(target).fingerprint()) == []
         assert [reply["id"] for reply in replies] == ["v", "w"]
         first = replies[0]["candidates"]
-        assert first["null"]["p50_ms"] < first["b"]["p50_ms"]
+        assert 0 < first["null"]["p50_ms"] < 1e3
         forms.append([form(reply) for reply in replies])
     assert forms[0] == forms[1] == forms[2]
     assert sshd.folders == []
