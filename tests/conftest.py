@@ -43,19 +43,14 @@ def hwprune(capsys: pytest.CaptureFixture[str]) -> Command:
 @pytest.fixture(scope="session")
 def made_up_device(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Any]:
     """``with made_up_device():`` replaces the clock by one that counts weights, and exports once what is the same."""
-    from unittest import mock
-
-    from hwprune.latency.bench import Bench
-
     from .compression import fakes
 
     exports = tmp_path_factory.mktemp("exports")
 
     def enter() -> ExitStack:
-        clock, stack = fakes.clock(), ExitStack()
-        for patch in fakes.made_up_device(exports, clock):
+        stack = ExitStack()
+        for patch in fakes.made_up_device(exports, fakes.clock()):
             stack.enter_context(patch)
-        stack.enter_context(mock.patch.dict(Bench.__init__.__kwdefaults__, {"measure": clock}))
         return stack
 
     return enter

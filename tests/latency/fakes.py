@@ -93,10 +93,10 @@ def relus(count: int) -> bytes:
 
 def statistics(rounds_ms: list[float], iqr_ms: float = 0.001) -> dict[str, Any]:
     """Of one candidate, as a device tells them; every round had two samples."""
-    middle = float(np.median(rounds_ms))
     return {
-        **dict.fromkeys(("p50_ms", "low_ms", "high_ms", "p90_ms", "cpu_p50_ms"), middle),
-        "min_ms": min(rounds_ms),
+        **dict.fromkeys(("p50_ms", "cpu_p50_ms"), float(np.median(rounds_ms))),
+        **dict.fromkeys(("min_ms", "low_ms"), min(rounds_ms)),
+        **dict.fromkeys(("p90_ms", "high_ms"), max(rounds_ms)),
         "iqr_ms": iqr_ms,
         "repeats": 2 * len(rounds_ms),
         "clean": 2 * len(rounds_ms),

@@ -16,6 +16,7 @@ import onnx
 
 from hwprune.errors import MeasurementError
 from hwprune.targets.connection import ANCHOR, NULL, Connection, Visit
+from hwprune.targets.connection._base import INSTRUMENTED
 
 from .fakes import DEVICE, statistics
 
@@ -201,17 +202,24 @@ class SimulatedDevice(Connection):
         rng = np.random.default_rng([self._seed, *visit.id.encode()])
         speed = 1 + self._noise.drift * rng.uniform(-1, 1)
         candidates = {}
-        for name, model in {**visit.models, **self._fixed}.items():
+        timed = {f"{name}{INSTRUMENTED}": visit.models[name] for name in visit.instrumented}
+        for name, model in {**visit.models, **self._fixed, **timed}.items():
             ms = speed * (NULL_MS if name == NULL else self.physics.latency_ms(model))
             rounds = ms * (1 + self._noise.noise * np.abs(rng.standard_normal(visit.rounds)))
             rounds *= np.where(rng.random(visit.rounds) < self._noise.disturbed, 4 / 3, 1.0)
-            candidates[name] = statistics(rounds.tolist(), iqr_ms=0.02 * ms)
+            candidates[name] = statistics(rounds.tolist(), iqr_ms=0.0)
         assert self._kernels or not visit.instrumented
         return {
             "id": visit.id,
             "candidates": candidates,
             "kernels": {name: self._seen(visit.models[name], speed, rng) for name in visit.instrumented},
-            "contention": {"clean_fraction": 0.99, "other_cpus": self._noise.other_cpus},
+            "contention": {
+                "clean_fraction": 0.99,
+                "psi_some_avg10": 0.5,
+                "load1": 1.0,
+                "other_cpus": self._noise.other_cpus,
+                "involuntary_switches": 1,
+            },
         }
 
     def _seen(self, model: bytes, speed: float, rng: np.random.Generator) -> list[dict[str, Any]]:
