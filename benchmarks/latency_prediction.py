@@ -117,6 +117,7 @@ def compare(name: str, target: Target, cuts: list[tuple[dict[str, int], bytes]] 
     with connect(target, null=subject.null, anchor=subject.anchor) as connection:
         table = NetworkProfiler(subject, target).live(connection, progress=lambda *_: None)
         profiling_s = time.perf_counter() - begin
+        print(f"{name} {target.name}: profiled in {profiling_s:.0f} s, {table.held_out}", flush=True)
         rows = []
         for index, (widths, exported) in enumerate(cuts):
             ratio, raw_ms = measured(connection, f"pruning-{index}", exported)

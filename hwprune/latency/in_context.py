@@ -35,9 +35,9 @@ from hwprune.targets.connection import Connection, Visit
 BATCH = 16  # networks between two looks at how well the next ones are predicted
 NETWORKS = (48, 112)  # least, and most while the error on unseen networks is above GOOD_ENOUGH
 GOOD_ENOUGH = 0.01  # median relative error
-SECONDS = 130.0  # after which no more networks are begun, however well these are predicted
+SECONDS = 110.0  # after which no more networks are begun, however well these are predicted
 REVISITS, SLOW = 3, 1.05  # how often a network is visited again when its anchor was so much slower than the fastest
-ROUNDS, BURST, MAX_SECONDS = 24, 3, 3.0
+ROUNDS, BURST, MAX_SECONDS = 24, 3, 2.0
 FOLDS = 5
 TESTED_FROM = 32  # networks known before others are predicted, to see how well
 PACKED_STEP = 8  # where the channel step is not known while the networks are chosen
