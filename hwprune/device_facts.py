@@ -64,6 +64,15 @@ class Load:
         }
 
 
+def waited_ns() -> int | None:
+    """Nanoseconds that threads of this process were ready to run while others had the processors (Linux tells)."""
+    try:
+        told = [Path(entry.path, "schedstat").read_text().split()[1] for entry in os.scandir("/proc/self/task")]
+    except (OSError, IndexError):  # another system, or a thread that has just ended
+        return None
+    return sum(map(int, told))
+
+
 def _used() -> tuple[float, float] | None:
     """CPU seconds that all processes but this one have used, and seconds passed, each from some beginning."""
     words, own = _text("/proc/stat").split(None, 9)[1:9], os.times()

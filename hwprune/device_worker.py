@@ -37,7 +37,7 @@ def run_visit(request: Mapping[str, Any], models: Mapping[str, bytes | str]) -> 
         models: contents, or path, by file.
 
     Returns:
-        ``id``, ``candidates``, ``kernels`` and ``contention``; or ``id`` and ``error``, of which ``kind`` is
+        ``id``, ``candidates``, ``kernels``, ``clock`` and ``contention``; or ``id`` and ``error``, of which ``kind`` is
         ``refused`` (too busy), ``bad_input`` (a model or request that it cannot serve), ``missing`` (something is not
         installed) or ``crashed`` (the runtime failed), and ``message`` says what happened.
     """
@@ -73,8 +73,8 @@ def _visit(runner: Any, request: Mapping[str, Any], models: Mapping[str, bytes |
     finally:
         for engine in engines.values():
             engine.close()
-    result = {"candidates": found["candidates"], "kernels": kernels, "contention": found["contention"]}
-    return {"id": request["id"], **result}
+    told = {key: found[key] for key in ("candidates", "clock", "contention")}
+    return {"id": request["id"], **told, "kernels": kernels}
 
 
 def _summary(kernels: list[dict[str, Any]]) -> list[dict[str, Any]]:

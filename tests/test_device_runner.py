@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwprune import device_runner
+from hwprune import device_facts, device_runner
 from hwprune.device_runner import MeasurementRefused, measure, ratio
 
 MS = 1_000_000
@@ -59,6 +63,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
     fake = FakeTime()
     monkeypatch.setattr(device_runner, "time", fake)
     monkeypatch.setattr(device_runner, "_switches", lambda: fake.switches)
+    monkeypatch.setattr(device_runner, "_waited", lambda: None)  # as on systems that do not tell
     return fake
 
 
@@ -310,6 +315,46 @@ def test_work_that_is_done_elsewhere_is_judged_by_switches(clock: FakeTime) -> N
     for settings in ({"cpu_time": False}, {"cpu_time": True, "threads": 2}):
         stats = measure({"a": work}, **settings)["candidates"]["a"]
         assert (stats["p50_ms"], stats["cpu_p50_ms"]) == (1.0, None)
+
+
+@pytest.mark.parametrize(("share", "clean"), [(0.049, True), (0.051, False)])
+def test_where_the_system_tells_it_is_judged_by_waiting(
+    clock: FakeTime, monkeypatch: pytest.MonkeyPatch, share: float, clean: bool
+) -> None:
+    """Being preempted for a moment is not being disturbed; waiting for a processor is, in whatever thread."""
+    monkeypatch.setattr(device_runner, "_waited", lambda: share * clock.wall)
+    call = clock.call("a", lambda _: 0, wait=lambda _: MS)
+    if not clean:
+        with pytest.raises(MeasurementRefused):
+            measure({"a": call}, threads=2, attempts=1)
+        return
+    result = measure({"a": call}, threads=2)
+    assert result["contention"]["clean_fraction"] == 1.0
+    assert result["contention"]["involuntary_switches"] > 0
+
+
+@pytest.mark.skipif(device_facts.waited_ns() is None, reason="this system does not tell how long threads waited")
+def test_waiting_is_seen() -> None:
+    """Three threads share one processor: each is ready two thirds of the time, and does not run."""
+    told = []
+
+    def work() -> None:
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # of this thread
+        barrier.wait()
+        end = time.thread_time_ns() + 100 * MS
+        while time.thread_time_ns() < end:
+            hashlib.sha256(bytes(1 << 20)).digest()  # lets go of the interpreter
+        told.append(device_facts.waited_ns())
+
+    barrier = threading.Barrier(3)
+    before = device_facts.waited_ns()
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    assert before is not None
+    assert max(told) - before > 100 * MS
 
 
 def test_what_others_did_is_noted_per_attempt(clock: FakeTime, monkeypatch: pytest.MonkeyPatch) -> None:

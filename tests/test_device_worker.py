@@ -285,13 +285,17 @@ def test_what_the_clock_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
         asked.update(settings)
         for call in calls.values():
             call()
-        return {"candidates": {name: {} for name in calls}, "contention": {"clean_fraction": 1.0}}
+        return {
+            "candidates": {name: {} for name in calls},
+            "clock": "perf_counter_ns",
+            "contention": {"clean_fraction": 1.0},
+        }
 
     monkeypatch.setattr(device_runner, "measure", measure)
     reply = run_visit(request(threads=2, rounds=7, burst=6, attempts=2, max_seconds=1.5, min_clean=0.4), CONTENTS)
     limits = {"rounds": 7, "burst": 6, "attempts": 2, "max_seconds": 1.5, "min_clean": 0.4, "seed": 3, "threads": 2}
     assert asked == {**limits, "cpu_time": True}
-    assert set(reply) == {"id", "candidates", "kernels", "contention"}
+    assert set(reply) == {"id", "candidates", "kernels", "clock", "contention"}
 
 
 def told(*runs: list[float]) -> list[dict[str, Any]]:

@@ -1,13 +1,15 @@
-"""Which layer of the network each node of its exported graph belongs to."""
+"""Which layer of the network each node of its exported graph, or program, belongs to."""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
+from torch import Tensor, fx
+from torch.export import ExportedProgram
 
 from hwprune.latency import Layer
 
@@ -34,10 +36,7 @@ def layers_of_nodes(graph: onnx.GraphProto, layers: Sequence[Layer]) -> list[str
     Returns:
         a layer's name per node, in the graph's order.
     """
-    found: dict[int, str] = {}
-    operators = list(_operators(graph))
-    for operator, layer in _aligned(operators, layers):
-        found.update(dict.fromkeys(operators[operator].nodes, layers[layer].name))
+    found = _found(list(_operators(graph)), layers)
     maker: dict[str, str] = {}
     names = []
     for index, node in enumerate(graph.node):
@@ -45,6 +44,35 @@ def layers_of_nodes(graph: onnx.GraphProto, layers: Sequence[Layer]) -> list[str
         maker.update(dict.fromkeys(node.output, name))
         names.append(name)
     return names
+
+
+def layers_of_program(program: ExportedProgram, layers: Sequence[Layer]) -> dict[str, str]:
+    """The layer that every operator of a program belongs to, as :func:`layers_of_nodes` finds it for graphs.
+
+    Args:
+        program: of ``torch.export``.
+        layers: of the traced network, in execution order.
+
+    Returns:
+        a layer's name by the name of the node.
+    """
+    nodes = [node for node in program.graph.nodes if node.op == "call_function"]
+    weights = program.graph_signature.inputs_to_parameters
+    found = _found([one for number, node in enumerate(nodes) if (one := _called(number, node, weights))], layers)
+    names: dict[str, str] = {}
+    for number, node in enumerate(nodes):
+        above = (names[one.name] for one in node.all_input_nodes if one.name in names)
+        names[node.name] = found.get(number) or next(above, layers[0].name)
+    return names
+
+
+def _found(operators: Sequence[_Operator], layers: Sequence[Layer]) -> dict[int, str]:
+    """The layer of every node of the operators that have one, by number."""
+    return {
+        node: layers[layer].name
+        for operator, layer in _aligned(operators, layers)
+        for node in operators[operator].nodes
+    }
 
 
 @dataclass(frozen=True)
@@ -109,6 +137,26 @@ def _operators(graph: onnx.GraphProto) -> Iterator[_Operator]:
                 shapes=frozenset(shapes[value] for node in same for value in node.output if value in shapes),
             )
         start = end
+
+
+def _called(number: int, node: fx.Node, weights: Mapping[str, str]) -> _Operator | None:
+    """An operator of a program, unless it is a view."""
+    name = str(node.target).removeprefix("aten.").partition(".")[0]
+    value = node.meta.get("val")
+    modules = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
+    if name in _VIEWS or name == "<built-in function getitem>":
+        return None
+    return _Operator(
+        nodes=(number,),
+        module=modules[-1] if modules else None,
+        name=name,
+        weights=frozenset(
+            weights[one.name].removesuffix(".weight")
+            for one in node.all_input_nodes
+            if weights.get(one.name, "").endswith(".weight")
+        ),
+        shapes=frozenset({tuple(value.shape)} if isinstance(value, Tensor) else ()),
+    )
 
 
 def _notes(node: onnx.NodeProto) -> tuple[list[str], list[str]]:

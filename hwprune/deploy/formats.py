@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import onnx
 import torch
 from torch import Tensor, nn
 
 from hwprune.deploy.export import exported_bytes
+from hwprune.deploy.quantization import made_up_feeds, quantised
 from hwprune.deploy.reference import as_inputs, evaluating
 from hwprune.errors import InputError
 from hwprune.latency import null_model, probe_models
@@ -30,9 +32,14 @@ def engine_bytes(model: nn.Module, example: Tensor | tuple[Tensor, ...], target:
 def torch_archive(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> bytes:
     """The model as an archive of ``torch.export``: a graph and weights, no code that opening it would run."""
     buffer = io.BytesIO()
-    with evaluating(model):
-        torch.export.save(torch.export.export(model, as_inputs(example)), buffer)
+    torch.export.save(torch_program(model, example), buffer)
     return buffer.getvalue()
+
+
+def torch_program(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> torch.export.ExportedProgram:
+    """The model in evaluation mode, as a program of ``torch.export``."""
+    with evaluating(model):
+        return torch.export.export(model, as_inputs(example))
 
 
 def from_onnx(model: bytes, target: Target) -> bytes:
@@ -61,7 +68,14 @@ def probe_engines(target: Target) -> dict[int, bytes]:
         layer = probe(target)
         example = torch.zeros(layer.inputs[0].shape)
         return {out: torch_archive(nn.Conv2d(EDGE, out, 3, padding=1), example) for out in PROBED}
-    return {out: from_onnx(model, target) for out, model in probe_models(target).items()}
+    return {out: from_onnx(_in_precision(model, target), target) for out, model in probe_models(target).items()}
+
+
+def _in_precision(model: bytes, target: Target) -> bytes:
+    if target.precision != "int8":
+        return model
+    made = onnx.load_from_string(model)
+    return bytes(quantised(made, made_up_feeds(made)).SerializeToString())
 
 
 def read_model(path: Path) -> bytes:

@@ -51,10 +51,12 @@ class Measurement:
 
     Attributes:
         latency: what was measured.
+        clock: by what; of a GPU's clock, whether transfers are in the time.
         contention: what else the device was doing, as the clock saw it.
     """
 
     latency: Latency
+    clock: str
     contention: dict[str, Any]
 
 
@@ -68,6 +70,7 @@ class PairMeasurement:
         ratio: median over rounds of candidate time over baseline time; below 1 is faster.
         ratio_low: lower end of its 95 % bootstrap interval over rounds.
         ratio_high: upper end.
+        clock: by what; of a GPU's clock, whether transfers are in the time.
         contention: what else the device was doing, as the clock saw it.
     """
 
@@ -76,6 +79,7 @@ class PairMeasurement:
     ratio: float
     ratio_low: float
     ratio_high: float
+    clock: str
     contention: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
@@ -98,7 +102,7 @@ def measure_one(model: Path | bytes, target: Target, *, rounds: int = 10, burst:
         MeasurementError: the device was too busy.
     """
     result = _measure({"engine": model}, target, rounds=rounds, burst=burst, seed=seed)
-    return Measurement(latency=_latency(result, "engine"), contention=result["contention"])
+    return Measurement(latency=_latency(result, "engine"), clock=result["clock"], contention=result["contention"])
 
 
 def measure_pair(
@@ -128,6 +132,7 @@ def measure_pair(
         ratio=ratio["median"],
         ratio_low=ratio["low"],
         ratio_high=ratio["high"],
+        clock=result["clock"],
         contention=result["contention"],
     )
 

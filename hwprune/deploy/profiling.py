@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
 from torch import Tensor, nn
 
+from hwprune.deploy.attribution import layers_of_program
 from hwprune.deploy.export import exported_bytes
-from hwprune.deploy.formats import from_onnx, null_engine, probe_engines
+from hwprune.deploy.formats import from_onnx, null_engine, probe_engines, torch_archive, torch_program
 from hwprune.deploy.template import template
 from hwprune.errors import InputError
 from hwprune.latency import (
@@ -21,7 +22,7 @@ from hwprune.latency import (
     profile_alone,
 )
 from hwprune.latency.bench import PROBES
-from hwprune.network import Network
+from hwprune.network import Network, cut
 from hwprune.targets import Target, runtime_for
 from hwprune.targets.connection import UnpackedConnection, connect, pack
 
@@ -59,6 +60,11 @@ def profile_model(
         ModelError: the model cannot be exported or opened.
     """
     if method == "alone":
+        if target.precision == "int8":
+            raise InputError(
+                f"layers alone are measured in fp32, and target {target.name!r} is for int8",
+                hint="measure in whole networks, --method in-context",
+            )
         with connect(target, null=null_engine(target), anchor=probe_model(target)) as connection:
             bench, dense = Bench(target, connection, seed=seed), exported_bytes(model, example)
             return profile_alone(network.layers, bench, points=points, progress=progress, dense=dense)
@@ -106,21 +112,30 @@ def subject_of(model: nn.Module, example: Tensor, network: Network, target: Targ
 
     Raises:
         ModelError: the model cannot be exported.
-        InputError: the runtime's tables cannot be measured.
     """
-    runtime = runtime_for(target)
-    if runtime.model_format == "torch":
-        raise InputError(
-            f"latency tables of {runtime.name} cannot be measured yet (target {target.name!r})",
-            hint="hwprune targets lists the others; hwprune bench measures whole models",
-        )
-    made = template(model, example, network, seed=seed)
+    build, covers = _builder(model, example, network, target, seed)
     return Subject(
         layers=network.layers,
         channels={group.name: group.channels for group in network.cuttable},
         frozen={group.name: group.channels for group in network.frozen},
-        build=lambda widths: from_onnx(made.at(widths), target),
-        covers=made.covers if runtime.kernels else {},
+        build=build,
+        covers=covers if runtime_for(target).kernels else {},
         null=null_engine(target),
         probes=probe_engines(target),
     )
+
+
+def _builder(
+    model: nn.Module, example: Tensor, network: Network, target: Target, seed: int
+) -> tuple[Callable[[Mapping[str, int]], bytes], Mapping[str, str]]:
+    """What makes the network of any widths in the runtime's format, and the layer of every node of it."""
+    if runtime_for(target).model_format == "torch":
+        program = torch_program(model, example)
+
+        def cut_and_exported(widths: Mapping[str, int]) -> bytes:
+            kept = {group.name: list(range(widths[group.name])) for group in network.cuttable}
+            return torch_archive(cut(model, network.cuts(kept)), example)
+
+        return cut_and_exported, layers_of_program(program, network.layers)
+    made = template(model, example, network, precision=target.precision, seed=seed)
+    return lambda widths: from_onnx(made.at(widths), target), made.covers

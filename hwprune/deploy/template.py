@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from hwprune.budget import Axis
 from hwprune.deploy.attribution import layers_of_nodes
 from hwprune.deploy.export import exported_proto
+from hwprune.deploy.quantization import made_up_feeds, quantised
 from hwprune.network import Network, cut
 from hwprune.network.surgery import copied
 
@@ -42,7 +43,8 @@ class Template:
     """A network's exported graph as a function of its widths.
 
     Attributes:
-        covers: name of every node → the layer it belongs to. A node is named like its first output.
+        covers: name of every node → the layer it belongs to. A node is named like its first output, unless
+            quantising added it.
         explained: whether networks are made by filling in numbers; otherwise each is exported on its own.
     """
 
@@ -62,13 +64,21 @@ class Template:
         return bytes(self._build(widths).SerializeToString())
 
 
-def template(model: nn.Module, example: Tensor | tuple[Tensor, ...], network: Network, *, seed: int = 0) -> Template:
+def template(
+    model: nn.Module,
+    example: Tensor | tuple[Tensor, ...],
+    network: Network,
+    *,
+    precision: str = "fp32",
+    seed: int = 0,
+) -> Template:
     """Prepare exporting a model at any widths.
 
     Args:
         model: the dense model.
         example: the arguments of ``forward``, batch first.
         network: its trace.
+        precision: ``fp32``, or ``int8`` for graphs that are quantised.
         seed: of the widths of the two cuts that are compared.
 
     Raises:
@@ -76,25 +86,43 @@ def template(model: nn.Module, example: Tensor | tuple[Tensor, ...], network: Ne
     """
     stirred = _stirred(model, seed)
 
-    def exported(widths: Widths) -> onnx.ModelProto:
-        kept = {group.name: list(range(widths[group.name])) for group in network.cuttable}
-        return exported_proto(cut(stirred, network.cuts(kept)), example)
-
-    dense = exported_proto(stirred, example)
-    layers = layers_of_nodes(dense.graph, network.layers)
-    covers = dict(zip((node.output[0] for node in dense.graph.node), layers, strict=True))
+    def prepared(exported: onnx.ModelProto) -> onnx.ModelProto:
+        bare = _bare(exported)
+        return _ordered(quantised(bare, made_up_feeds(bare, seed=seed)) if precision == "int8" else bare)
 
     def cut_and_exported(widths: Widths) -> onnx.ModelProto:
-        return _bare(exported(widths))
+        kept = {group.name: list(range(widths[group.name])) for group in network.cuttable}
+        return prepared(exported_proto(cut(stirred, network.cuts(kept)), example))
 
+    exported = exported_proto(stirred, example)
+    layers = layers_of_nodes(exported.graph, network.layers)
+    dense = prepared(exported)
+    covers = _with_neighbours(
+        dict(zip((node.output[0] for node in exported.graph.node), layers, strict=True)), dense.graph
+    )
     if not network.cuttable:
-        return Template(covers, True, lambda widths: _bare(dense))
+        return Template(covers, True, lambda widths: dense)
     samples = _telling_widths(network, seed)
     try:
-        numbers = _explained(network, dense, samples, [exported(widths) for widths in samples])
+        numbers = _explained(network, dense, samples, [cut_and_exported(widths) for widths in samples])
     except _Unexplained:
         return Template(covers, False, cut_and_exported)
-    return Template(covers, True, _Filler(_bare(dense), numbers))
+    return Template(covers, True, _Filler(dense, numbers))
+
+
+def _with_neighbours(covers: Mapping[str, str], graph: onnx.GraphProto) -> dict[str, str]:
+    """Layers of all nodes, where some were added since: they go with what they read from, else with their reader."""
+    found = dict(covers)
+    maker = {value: node.name for node in graph.node for value in node.output}
+    for node in graph.node:
+        above = [found[maker[value]] for value in node.input if maker.get(value) in found]
+        if node.name not in found and above:
+            found[node.name] = above[0]
+    for node in reversed(graph.node):
+        for value in node.input if node.name in found else ():
+            if value in maker:
+                found.setdefault(maker[value], found[node.name])
+    return found
 
 
 def _stirred(model: nn.Module, seed: int) -> nn.Module:
@@ -195,7 +223,7 @@ def _whole(tensor: onnx.TensorProto) -> list[int]:
 
 
 def _is_shape(tensor: onnx.TensorProto) -> bool:
-    return tensor.data_type in (onnx.TensorProto.INT64, onnx.TensorProto.INT32) and int(np.prod(tensor.dims)) <= 64
+    return tensor.data_type == onnx.TensorProto.INT64 and int(np.prod(tensor.dims)) <= 64
 
 
 def _bare(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -212,6 +240,17 @@ def _bare(model: onnx.ModelProto) -> onnx.ModelProto:
         if not _is_shape(tensor):
             tensor.CopyFrom(_refilled(tensor.name, numpy_helper.to_array(tensor), list(tensor.dims)))
     return bare
+
+
+def _ordered(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same model, its constants in the order in which nodes mention them."""
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    mentioned = dict.fromkeys(value for node in model.graph.node for value in node.input if value in constants)
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    del made.graph.initializer[:]
+    made.graph.initializer.extend(constants[name] for name in {**mentioned, **dict.fromkeys(sorted(constants))})
+    return made
 
 
 class _Filler:

@@ -165,11 +165,10 @@ class _Replayed:
     """A call on the GPU that returns its time in nanoseconds.
 
     Attributes:
-        clock: whose time that is.
-        transfers: whether copying inputs to the GPU and outputs back is in it.
+        clock: whose time that is; copying inputs to the GPU and outputs back is not in it.
     """
 
-    clock, transfers = "cuda_events", False
+    clock = "cuda_events, without transfers"
 
     def __init__(self, torch: Any, call: Callable[[], Any], *, graph: bool) -> None:
         self._torch, self._launch = torch, call

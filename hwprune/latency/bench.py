@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from hwprune import device_runner
+from hwprune.latency.conditions import Conditions, too_busy
 from hwprune.latency.isolate import isolated_models
 from hwprune.latency.layer import Layer, Operand
-from hwprune.latency.load import Load, too_busy
 from hwprune.latency.observation import calmest
 from hwprune.targets import Target, runtime_for
 from hwprune.targets.connection import ANCHOR, NULL, Connection, Visit
@@ -65,7 +65,7 @@ class Bench:
         self._device = connection.fingerprint()
         self._null_ms: list[float] = []
         self._anchor_ms: list[float] = []
-        self._load = Load()
+        self._conditions = Conditions()
 
     def time(self, models: Iterable[tuple[Hashable, bytes]], what: str) -> dict[Hashable, Timing]:
         """Time models against each other.
@@ -94,20 +94,19 @@ class Bench:
         found: dict[str, dict[str, Any]] = reply["candidates"]
         self._null_ms.append(found[NULL]["p50_ms"])
         self._anchor_ms.append(max(LEAST_MS, found[ANCHOR]["p50_ms"] - found[NULL]["p50_ms"]))
-        self._load.add(reply["contention"])
-        self._load.check(self._device)
+        self._conditions.add(reply)
+        self._conditions.check(self._device)
         return found
 
     def protocol(self) -> dict[str, Any]:
         """How everything so far was measured, for the table."""
         return {
-            "clock": "perf_counter_ns",
             "rounds": Visit.rounds,
             "burst": Visit.burst,
             "seed": self.seed,
             "null_run_ms": float(f"{min(self._null_ms):.6g}"),
             "anchor_drift": round(max(self._anchor_ms) / min(self._anchor_ms) - 1, 4),
-            **self._load.protocol(),
+            **self._conditions.protocol(),
         }
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from hwprune import device_runner
 from hwprune.latency.bench import PROBES, probe_visits, step_from
+from hwprune.latency.conditions import Conditions, too_busy
 from hwprune.latency.curve import FEWEST, Curve, fitted_curve
 from hwprune.latency.design import designed_widths
 from hwprune.latency.entry import Entry, Floats, HeldOut
@@ -23,7 +24,6 @@ from hwprune.latency.fitting import fit
 from hwprune.latency.fusion import FusionRules, fused_chains, fused_into, observe
 from hwprune.latency.key import costed_operands, key_of, sizes_of
 from hwprune.latency.layer import Layer
-from hwprune.latency.load import Load, too_busy
 from hwprune.latency.observation import NETWORK, Observation, Shares, anchor_speed, observed, shares
 from hwprune.latency.prediction import predict
 from hwprune.latency.sampling import rounded_up
@@ -35,7 +35,7 @@ from hwprune.targets.connection import Connection, Visit
 BATCH = 16  # networks between two looks at how well the next ones are predicted
 NETWORKS = (48, 112)  # least, and most while the error on unseen networks is above GOOD_ENOUGH
 GOOD_ENOUGH = 0.01  # median relative error
-SECONDS = 110.0  # after which no more networks are begun, however well these are predicted
+SECONDS = 60.0  # after which no more networks are begun, however well these are predicted
 REVISITS, SLOW = 3, 1.05  # how often a network is visited again when its anchor was so much slower than the fastest
 ROUNDS, BURST, MAX_SECONDS = 24, 3, 2.0
 FOLDS = 5
@@ -101,7 +101,7 @@ class NetworkProfiler:
         self._subject, self._target, self._seed = subject, target, seed
         self._observations: list[Observation] = []
         self._tested: list[HeldOut] = []  # batches that were predicted before they were measured
-        self._load = Load()
+        self._conditions = Conditions()
         self._step = 0
 
     def live(
@@ -134,7 +134,7 @@ class NetworkProfiler:
                 if progress:
                     progress(done + len(batch), most, "networks")
             self._accept(self._revisited(connection, designed, batch))
-            self._load.check(connection.fingerprint())
+            self._conditions.check(connection.fingerprint())
         return self.table(connection.fingerprint())
 
     def _observed(
@@ -177,7 +177,7 @@ class NetworkProfiler:
         for first in range(0, networks, BATCH):
             designed = self._designed(min(BATCH, networks - first), PACKED_STEP, part=first)
             self._accept([self._read(next(replies), widths) for widths in designed])
-        self._load.check(connection.fingerprint())
+        self._conditions.check(connection.fingerprint())
         return self.table(connection.fingerprint())
 
     def _designed(self, count: int, step: int, *, part: int) -> list[dict[str, int]]:
@@ -191,7 +191,7 @@ class NetworkProfiler:
             one = observed(reply, widths, self._subject.covers, self._subject.layers)
         except device_runner.MeasurementRefused as error:
             raise too_busy(reply, error) from error
-        self._load.add(reply["contention"])
+        self._conditions.add(reply)
         return one
 
     def _accept(self, batch: Sequence[Observation]) -> None:
@@ -313,7 +313,6 @@ class NetworkProfiler:
             "unattributed": round(max(0.0, found.unattributed), 4),
         }
         return {
-            "clock": "perf_counter_ns",
             "rounds": ROUNDS,
             "burst": BURST,
             "points": 0,
@@ -322,7 +321,7 @@ class NetworkProfiler:
             "null_run_ms": float(f"{found.overhead_ms:.6g}"),
             "anchor_ms": _brief(anchor_speed(self._observations)),
             "anchor_drift": round(max(anchors) / min(anchors) - 1, 4),
-            **self._load.protocol(),
+            **self._conditions.protocol(),
             **(seen if kernels else {}),
             "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "hwprune": metadata.version("hwprune"),

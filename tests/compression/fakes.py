@@ -110,7 +110,7 @@ def clock(bias: Callable[[str], float] = lambda name: 1.0) -> Clock:
                 "clean": 80,
                 "rounds_ms": [ms] * 10,
             }
-        return {"candidates": candidates, "contention": {"clean_fraction": 1.0}}
+        return {"candidates": candidates, "clock": "perf_counter_ns", "contention": {"clean_fraction": 1.0}}
 
     return measure
 

@@ -34,6 +34,7 @@ def clock(monkeypatch):
         rounds = {"baseline": [2.0, 4.0, 2.0, 2.0, 8.0, None], "candidate": [1.0, 2.0, 1.0, 1.0, 4.0, 1.0]}
         return {
             "candidates": {name: stats(rounds.get(name.partition(",")[0], [1.5])) for name in calls},
+            "clock": "perf_counter_ns",
             "contention": {"clean_fraction": 0.9},
         }
 
@@ -58,6 +59,7 @@ def test_an_opening_that_is_slow_by_its_place_in_memory_does_not_decide(exported
         times = {"opening 0": 1.0, "opening 1": 1.2, "opening 2": 1.01}
         return {
             "candidates": {name: stats([times.get(name.rpartition(", ")[2], 0.01)]) for name in calls},
+            "clock": "perf_counter_ns",
             "contention": {},
         }
 
@@ -84,7 +86,11 @@ def test_busy_device_is_an_error_with_its_numbers(exported, monkeypatch):
 
 def test_too_few_common_rounds_is_an_error_too(exported, monkeypatch):
     def measure(calls, **settings):
-        return {"candidates": {name: stats([1.0, None]) for name in calls}, "contention": {}}
+        return {
+            "candidates": {name: stats([1.0, None]) for name in calls},
+            "clock": "perf_counter_ns",
+            "contention": {},
+        }
 
     monkeypatch.setattr(device_runner, "measure", measure)
     with pytest.raises(MeasurementError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ import torch
 from onnx import numpy_helper
 
 from hwprune import device_runner
-from hwprune.deploy.template import template
+from hwprune.deploy.quantization import made_up_feeds, quantised
+from hwprune.deploy.template import Template, template
 from hwprune.latency import Layer
 from hwprune.network import trace
 
@@ -235,3 +237,45 @@ def test_attention_that_the_exporter_takes_apart_is_one_layer() -> None:
     kinds = [node.op_type for node in found[attention]]
     assert kinds.count("MatMul") == 2
     assert kinds.count("Softmax") == 1
+
+
+# In eight bits --------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def in_eight_bits(name: str) -> Template:
+    return template(subject(name).model, IMAGE, subject(name).network, precision="int8")
+
+
+@pytest.mark.parametrize("name", EXPLAINED)
+def test_in_eight_bits_filled_in_is_really_quantised(name: str) -> None:
+    made, widths = in_eight_bits(name), subject(name).widths(7)
+    assert made.explained
+    filled = onnx.load_from_string(made.at(widths))
+    onnx.checker.check_model(filled)
+    real = subject(name).really(widths)
+    for node in real.graph.node:
+        node.name = node.output[0]
+    real = quantised(real, made_up_feeds(real))
+    kinds = [Counter(node.op_type for node in graph.node) for graph in (filled.graph, real.graph)]
+    assert kinds[0] == kinds[1]
+    assert kinds[0]["DequantizeLinear"] > kinds[0]["QuantizeLinear"] > 3
+    constants = [
+        Counter((one.data_type, tuple(one.dims)) for one in graph.initializer) for graph in (filled.graph, real.graph)
+    ]
+    assert constants[0] == constants[1]
+    engine = device_runner.open_engine(filled.SerializeToString())
+    outputs = engine.run(device_runner.example_feeds(engine))
+    assert all(np.isfinite(output).all() for output in outputs)
+
+
+@pytest.mark.parametrize("name", EXPLAINED)
+def test_in_eight_bits_every_node_belongs_where_it_did(name: str) -> None:
+    made, before = in_eight_bits(name), subject(name).made.covers
+    nodes = onnx.load_from_string(made.at(subject(name).channels)).graph.node
+    assert {node.name for node in nodes} <= made.covers.keys()
+    assert before.items() <= made.covers.items()
+    maker = {value: node for node in nodes for value in node.output}
+    for node in nodes:
+        if node.op_type == "DequantizeLinear" and node.input[0] in maker:
+            assert made.covers[node.name] == made.covers[maker[node.input[0]].name]

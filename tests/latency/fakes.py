@@ -126,6 +126,7 @@ class FakeConnection(Connection):
                 "id": visit.id,
                 "candidates": {name: statistics([ms] * visit.rounds) for name, ms in taken.items()},
                 "kernels": {},
+                "clock": "perf_counter_ns",
                 "contention": {"clean_fraction": 1.0},
             }
 

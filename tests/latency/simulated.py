@@ -213,6 +213,7 @@ class SimulatedDevice(Connection):
             "id": visit.id,
             "candidates": candidates,
             "kernels": {name: self._seen(visit.models[name], speed, rng) for name in visit.instrumented},
+            "clock": "perf_counter_ns",
             "contention": {
                 "clean_fraction": 0.99,
                 "psi_some_avg10": 0.5,

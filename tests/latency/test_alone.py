@@ -162,7 +162,7 @@ def test_a_busy_device_is_an_error_that_names_the_layer(monkeypatch: pytest.Monk
         if "0" in calls:  # not while the channel step is looked for
             raise device_runner.MeasurementRefused("7% of the samples were undisturbed")
         found = {name: statistics([2.0 if name == "64" else 1.0] * 9) for name in calls}
-        return {"candidates": found, "contention": {"clean_fraction": 1.0}}
+        return {"candidates": found, "clock": "perf_counter_ns", "contention": {"clean_fraction": 1.0}}
 
     monkeypatch.setattr(device_runner, "measure", refuse)
     connection = LocalConnection(TARGET, null=null_model(), anchor=probe_model(TARGET))

@@ -11,7 +11,7 @@ from hwprune.errors import HwpruneError, InputError, MeasurementError, ModelErro
 from hwprune.targets.connection._base import ANCHOR, INSTRUMENTED, NULL, Visit
 
 SCHEMA_VERSION = 1
-MAX_TEXT = 2000
+MAX_TEXT, MAX_CLOCK = 2000, 100
 HINT = "measure again; if it happens again, the device runs something else than hwprune's worker"
 _DEVICE = ("cpu", "isa", "machine", "runtime", "runtime_version")
 _STATISTICS = (
@@ -83,7 +83,7 @@ def read_reply(line: bytes, wire_id: str, visit: Visit) -> dict[str, Any]:
     if "error" in document:
         raise error_of(strict.fields(document, "the reply", required=("id", "error"))["error"], visit)
     where = f"reply {visit.id!r}"
-    reply = strict.fields(document, where, required=("id", "candidates", "kernels", "contention"))
+    reply = strict.fields(document, where, required=("id", "candidates", "kernels", "clock", "contention"))
     candidates = _exactly(reply["candidates"], f"{where}: candidates", _names(visit))
     for name, statistics in candidates.items():
         _check_statistics(statistics, f"{where}: {name}", visit)
@@ -93,6 +93,9 @@ def read_reply(line: bytes, wire_id: str, visit: Visit) -> dict[str, Any]:
     kernels = _exactly(reply["kernels"], f"{where}: kernels", set(visit.instrumented))
     for name, listed in kernels.items():
         strict.each(listed, f"{where}: kernels of {name}", _check_kernel)
+    clock = strict.text(reply["clock"], f"{where}: clock")
+    if not 0 < len(clock) <= MAX_CLOCK or not clock.isprintable():
+        raise InputError(f"{where}: clock is {printable(clock)!r}, no name of one", hint=HINT)
     _check_contention(reply["contention"], f"{where}: contention")
     return {**reply, "id": visit.id}
 

@@ -222,7 +222,7 @@ def test_a_visit(fake: Any, precision: str) -> None:
         **{"rounds": 5, "burst": 2, "attempts": 3, "max_seconds": 5.0, "min_clean": 0.0},
     }
     reply = run_visit(request, models)
-    assert set(reply) == {"id", "candidates", "kernels", "contention"}
+    assert set(reply) == {"id", "candidates", "kernels", "clock", "contention"}
     assert {name: one["p50_ms"] for name, one in reply["candidates"].items()} == pytest.approx(
         dict.fromkeys(("null", "anchor", "n", "n+kernels"), 2.0)
     )

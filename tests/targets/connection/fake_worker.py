@@ -27,6 +27,7 @@ def reply(request):
         "id": request["id"],
         "candidates": {name: statistics(index, request) for index, name in enumerate(names)},
         "kernels": {name: [kernel(0), kernel(1)] for name in request["instrumented"]},
+        "clock": "perf_counter_ns",
         "contention": {
             "clean_fraction": 0.9,
             "psi_some_avg10": 0.5,

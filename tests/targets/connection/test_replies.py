@@ -140,6 +140,10 @@ def test_statistics_that_contradict_each_other_and_nothing_else(changes: dict[st
         (("contention", "other_cpus"), "none"),
         (("contention", "involuntary_switches"), -1),
         (("contention",), None),
+        (("clock",), ""),
+        (("clock",), "a" * 101),
+        (("clock",), "\x1b[2J"),
+        (("clock",), None),
     ],
 )
 def test_replies_that_are_not_what_was_asked_for(path: tuple[Any, ...], value: Any) -> None:

@@ -1,20 +1,20 @@
-"""What else a device was doing."""
+"""How a device was measured."""
 
 from __future__ import annotations
 
 import pytest
 
 from hwprune.errors import MeasurementError
-from hwprune.latency.load import MOST_OTHERS, Load
+from hwprune.latency.conditions import MOST_OTHERS, Conditions
 
 from .fakes import DEVICE
 
 
-def loaded(*others: float | None) -> Load:
-    load = Load()
+def loaded(*others: float | None, clock: str = "perf_counter_ns") -> Conditions:
+    seen = Conditions()
     for one in others:
-        load.add({"clean_fraction": 0.8, "other_cpus": one})
-    return load
+        seen.add({"clock": clock, "contention": {"clean_fraction": 0.8, "other_cpus": one}})
+    return seen
 
 
 def test_most_of_the_time_decides() -> None:
@@ -34,7 +34,11 @@ def test_how_much_is_too_much_depends_on_how_many_processors_there_are() -> None
 @pytest.mark.parametrize("device", [DEVICE, {"cpu": "of a kind that does not say how many"}])
 def test_what_nobody_knows_is_no_reason_to_refuse(device: dict) -> None:
     loaded(None, None).check(device)
-    assert loaded(None).protocol() == {"clean_fraction": 0.8, "other_cpus": None}
+    assert loaded(None).protocol() == {
+        "clock": "perf_counter_ns",
+        "clean_fraction": 0.8,
+        "other_cpus": None,
+    }
 
 
 def test_a_device_that_does_not_say_how_many_processors_it_has_is_not_refused() -> None:

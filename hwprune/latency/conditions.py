@@ -1,4 +1,4 @@
-"""What else a device was doing while it was measured."""
+"""How a device was measured: by which clock, and what else it was doing."""
 
 from __future__ import annotations
 
@@ -12,19 +12,22 @@ from hwprune.errors import MeasurementError
 MOST_OTHERS = 0.6  # part of the processors that other processes may keep busy
 
 
-class Load:
-    """Collects the contention of visits to one device.
+class Conditions:
+    """Collects the clock and the contention of visits to one device.
 
     Samples that were preempted are left out by the clock. That is not enough: a busy neighbour also takes cache, memory
     and half of a shared core, and makes every sample longer without interrupting one.
     """
 
     def __init__(self) -> None:
+        self._clocks: set[str] = set()
         self._clean: list[float] = []
         self._others: list[float] = []
 
-    def add(self, contention: Mapping[str, Any]) -> None:
-        """Take in one reply's contention."""
+    def add(self, reply: Mapping[str, Any]) -> None:
+        """Take in what one reply says."""
+        contention = reply["contention"]
+        self._clocks.add(reply["clock"])
         self._clean.append(contention["clean_fraction"])
         if contention.get("other_cpus") is not None:
             self._others.append(contention["other_cpus"])
@@ -48,6 +51,7 @@ class Load:
     def protocol(self) -> dict[str, Any]:
         """For the table."""
         return {
+            "clock": " and ".join(sorted(self._clocks)),
             "clean_fraction": round(float(np.mean(self._clean)), 4),
             "other_cpus": round(float(np.median(self._others)), 2) if self._others else None,
         }
