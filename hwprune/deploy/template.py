@@ -243,12 +243,12 @@ def _bare(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _ordered(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same model, its constants in the order in which nodes mention them."""
+    """The same model without inner shapes, its constants in the order in which nodes mention them."""
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     mentioned = dict.fromkeys(value for node in model.graph.node for value in node.input if value in constants)
     made = onnx.ModelProto()
     made.CopyFrom(model)
-    del made.graph.initializer[:]
+    del made.graph.initializer[:], made.graph.value_info[:]
     made.graph.initializer.extend(constants[name] for name in {**mentioned, **dict.fromkeys(sorted(constants))})
     return made
 

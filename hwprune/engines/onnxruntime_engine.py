@@ -6,6 +6,7 @@ import functools
 import importlib
 import importlib.util
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 KERNELS = True
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+_ADDED = re.compile(r"_token_\d+$")  # to the name of a node that was brought into another layout
 _NUMPY_DTYPE = {"float": "float32", "double": "float64"}  # where ONNX Runtime's name differs
 
 
@@ -208,7 +210,7 @@ def _head(given: Any, node: Any) -> Any:
             return given.producer[value]
     if _converts(node):  # of an input of the model: for the node that reads it
         return next(iter(given.consumers.get(node.inputs[0], ())), None)
-    name = node.name.split("/")[0]
+    name = _ADDED.sub("", node.name.split("/")[0])
     for ending in ("_nchwc", "_bn"):  # of a blocked layout, and there of a normalisation that became a convolution
         name = name[: -len(ending)] if name.endswith(ending) and name not in given.producer else name
     return given.producer.get(name) or given.by_name.get(name)
@@ -221,7 +223,7 @@ def _behind(given: Any, executed: Any, node: Any, head: Any, owners: Mapping[str
         others = (value for name in owners if name != head.name for value in given.by_name[name].outputs)
         return [one.name for one in given.behind(head, {*node.inputs, *others})]
     chain, one = [head.name], head  # what it reads has a name of its own: back to the operator that it is named for
-    while one.op != node.op:
+    while node.op not in (one.op, f"QLinear{one.op}", f"Q{one.op}"):  # the last two compute in 8 bits
         above = [given.producer[value] for value in one.inputs if value in given.producer]
         above = [producer for producer in above if producer.name in given.live]
         if len(above) != 1 or above[0].name in owners:
