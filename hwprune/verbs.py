@@ -18,7 +18,7 @@ from torch import nn
 
 from hwprune.budget import Plan
 from hwprune.compression import Progress, RunFolder
-from hwprune.deploy import Bundle, compare, export_onnx, measure_one, verify, write_bundle
+from hwprune.deploy import Bundle, check_deliverable, compare, export_onnx, measure_one, verify, write_bundle
 from hwprune.deploy.profiling import Method, pack_model, profile_model, unpack_model
 from hwprune.errors import BundleError, InputError
 from hwprune.files import replacing_folder
@@ -177,6 +177,7 @@ def export(
     """
     chosen = load_target(target)
     chosen.check_reachable()
+    check_deliverable(chosen)
     RunFolder.check_free(Path(output))
     dense, example = _load(model, input_shape, chosen, weights, seed)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,14 +1,22 @@
 """What to keep: problems, plans and the solvers between them. Arrays only, no torch."""
 
+from collections.abc import Callable
+
 from .amount import Budget as Budget
 from .amount import Metric as Metric
 from .amount import parse_budget as parse_budget
 from .amount import spell as spell
 from .axis import Axis as Axis
+from .baselines import solve_global as solve_global
+from .baselines import solve_uniform as solve_uniform
+from .document import read_problem as read_problem
+from .document import write_problem as write_problem
 from .grouping import kept_channels as kept_channels
 from .grouping import rank as rank
 from .halp import separable as separable
 from .halp import solve_halp as solve_halp
+from .joint import Solver as Solver
+from .joint import solve as solve
 from .knapsack import solve_mckp as solve_mckp
 from .plan import Plan as Plan
 from .problem import Choices as Choices
@@ -19,7 +27,15 @@ from .problem import total as total
 from .product import Product as Product
 from .schedule import geometric as geometric
 
+SOLVERS: dict[str, Callable[[Problem], Plan]] = {
+    "joint": solve,
+    "halp": solve_halp,
+    "uniform": solve_uniform,
+    "global": solve_global,
+}  # by name
+
 __all__ = [
+    "SOLVERS",
     "Axis",
     "Budget",
     "Choices",
@@ -29,13 +45,19 @@ __all__ = [
     "Plan",
     "Problem",
     "Product",
+    "Solver",
     "geometric",
     "kept_channels",
     "parse_budget",
     "rank",
+    "read_problem",
     "separable",
+    "solve",
+    "solve_global",
     "solve_halp",
     "solve_mckp",
+    "solve_uniform",
     "spell",
     "total",
+    "write_problem",
 ]

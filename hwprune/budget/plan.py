@@ -26,6 +26,9 @@ class Plan:
         budgets: budget name → limit it was solved for.
         solver: name of the method that made it.
         solve_s: seconds it took.
+        bound: no choice of widths keeps more saliency; None where the method does not tell.
+        relative_gap: (bound − objective) / bound; None likewise.
+        shadow_prices: budget name → saliency that one more unit of it is worth; where the method tells.
     """
 
     widths: dict[str, int]
@@ -36,6 +39,9 @@ class Plan:
     budgets: dict[str, float] = field(default_factory=dict)
     solver: str = ""
     solve_s: float = 0.0
+    bound: float | None = None
+    relative_gap: float | None = None
+    shadow_prices: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """The plan as a JSON document (``plan.json``)."""

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import chain, pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hwprune import strict_json as strict
 from hwprune.errors import InputError
 
 from .axis import Axis
-
-SCHEMA_VERSION = 1
-_Made = TypeVar("_Made")
-HINT = "give an object with schema_version, groups, costs and budgets"
 
 
 @dataclass(frozen=True)
@@ -67,11 +60,12 @@ class CostAxis:
         if not self.sizes or any(a >= b for a, b in pairwise(self.sizes)):
             raise InputError(f"sizes {list(self.sizes)} of a cost are not ascending", hint="sort them")
 
-    def index(self, widths: Mapping[str, ArrayLike]) -> NDArray[np.int64]:
+    def index(self, widths: Mapping[str, ArrayLike], *, needed: ArrayLike = True) -> NDArray[np.int64]:
         """Position of the dimension's size in ``sizes``, for every choice of widths.
 
         Args:
             widths: group name → width, or an array of widths with one entry per candidate.
+            needed: which candidates matter; the others get some position.
 
         Raises:
             InputError: a size that the table does not cover.
@@ -81,10 +75,11 @@ class CostAxis:
             size = size + multiplier * np.asarray(widths[group], dtype=np.int64)
         sizes = np.asarray(self.sizes, dtype=np.int64)
         index = np.minimum(np.searchsorted(sizes, size), sizes.size - 1)
-        missing = sizes[index] != size
+        missing = (sizes[index] != size) & needed
         if np.any(missing):
+            lacking = np.broadcast_to(size, np.shape(missing))[missing]
             raise InputError(
-                f"a cost table has no entry for {int(np.atleast_1d(size)[np.atleast_1d(missing)][0])} channels",
+                f"a cost table has no entry for {int(lacking.flat[0])} channels",
                 hint=f"it covers {', '.join(map(str, self.sizes))}",
             )
         return np.asarray(index, dtype=np.int64)
@@ -100,6 +95,7 @@ class Cost:
         table: costs in the unit of ``budget``, shape (len(axis.sizes) for each axis).
         name: of the layer, for messages.
         step: when it is incurred; "" for always. See :func:`total`.
+        present: a group whose width of 0 (its block is removed) means that nothing is incurred; "" for none.
 
     Raises:
         InputError: on construction, if the table does not fit the axes or is not finite.
@@ -110,6 +106,7 @@ class Cost:
     table: NDArray[np.float64]
     name: str = ""
     step: str = ""
+    present: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "table", np.asarray(self.table, dtype=np.float64))
@@ -135,7 +132,11 @@ class Cost:
         Returns:
             Shape (candidates,), or a scalar array where no axis depends on a group.
         """
-        return np.asarray(self.table[tuple(axis.index(widths) for axis in self.axes)])
+        if not self.present:
+            return np.asarray(self.table[tuple(axis.index(widths) for axis in self.axes)])
+        there = np.asarray(widths[self.present]) > 0
+        found = self.table[tuple(axis.index(widths, needed=there) for axis in self.axes)]
+        return np.where(there, found, 0.0)
 
 
 def total(costs: Iterable[Cost], widths: Mapping[str, ArrayLike]) -> NDArray[np.float64]:
@@ -176,25 +177,48 @@ class Problem:
         groups: group name → its choices.
         costs: one per layer and budget.
         budgets: budget name → limit on the :func:`total` of its costs.
+        blocks: name → groups that may vanish, all of them together: their widths are then 0, and keep no saliency.
 
     Raises:
-        InputError: on construction: no group, a cost of an unknown group, a limit that is not positive.
+        InputError: on construction: no group, a cost or block of an unknown group, a group in two blocks, a limit
+            that is not positive.
     """
 
     groups: dict[str, Choices]
     costs: tuple[Cost, ...]
     budgets: dict[str, float]
+    blocks: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.groups:
             raise InputError("the problem has no groups", hint="give at least one group")
         for cost in self.costs:
-            for group in (name for axis in cost.axes for name in axis.axis.groups):
-                if group not in self.groups:
-                    raise InputError(f"cost {cost.name!r} names the unknown group {group!r}", hint=_known(self.groups))
+            for group in (*(name for axis in cost.axes for name in axis.axis.groups), cost.present or None):
+                if group is not None and group not in self.groups:
+                    raise InputError(f"cost {cost.name!r} names the unknown group {group!r}", hint=known(self.groups))
+        self._check_blocks()
         for name, limit in self.budgets.items():
             if not (math.isfinite(limit) and limit > 0):
                 raise InputError(f"budget {name} is {limit}", hint="give a positive number")
+
+    def _check_blocks(self) -> None:
+        seen: set[str] = set()
+        for name, groups in self.blocks.items():
+            if not groups:
+                raise InputError(f"block {name!r} has no groups", hint="name the groups that vanish with it")
+            for group in groups:
+                if group not in self.groups:
+                    raise InputError(f"block {name!r} names the unknown group {group!r}", hint=known(self.groups))
+                if group in seen:
+                    raise InputError(
+                        f"group {group!r} is named twice in blocks", hint="a group is in one block at most"
+                    )
+                seen.add(group)
+
+    @property
+    def removable(self) -> frozenset[str]:
+        """Groups whose width may be 0."""
+        return frozenset(chain.from_iterable(self.blocks.values()))
 
     @property
     def smallest(self) -> dict[str, int]:
@@ -212,19 +236,36 @@ class Problem:
         Raises:
             InputError: no width of some group is left.
         """
+        return self.between({}, at)
+
+    def between(self, lower: Mapping[str, int], upper: Mapping[str, int]) -> Problem:
+        """The same problem without widths outside bounds.
+
+        Args:
+            lower: group name → least width, where it has one; a group with one cannot be removed with its block.
+            upper: group name → greatest width, where it has one.
+
+        Raises:
+            InputError: no width of some group is left.
+        """
         groups = {}
         for name, choices in self.groups.items():
-            count = sum(width <= at[name] for width in choices.widths)
-            if not count:
+            low, high = lower.get(name, 1), upper.get(name, choices.widths[-1])
+            inside = [index for index, width in enumerate(choices.widths) if low <= width <= high]
+            if not inside:
                 raise InputError(
-                    f"group {name!r} has no width of {at[name]} or less", hint=f"its least is {choices.widths[0]}"
+                    f"group {name!r} has no width from {low} to {high}",
+                    hint=f"its widths are {', '.join(map(str, choices.widths))}",
                 )
-            groups[name] = Choices(choices.widths[:count], choices.saliency[:count])
-        return Problem(groups=groups, costs=self.costs, budgets=self.budgets)
+            part = slice(inside[0], inside[-1] + 1)
+            groups[name] = Choices(choices.widths[part], choices.saliency[part])
+        blocks = {name: members for name, members in self.blocks.items() if not set(members) & set(lower)}
+        return replace(self, groups=groups, blocks=blocks)
 
     def objective(self, widths: Mapping[str, int]) -> float:
         """Total saliency kept at these widths."""
-        return sum(c.saliency[c.widths.index(widths[name])] for name, c in self.groups.items())
+        there = ((choices, widths[name]) for name, choices in self.groups.items() if widths[name])
+        return sum(choices.saliency[choices.widths.index(width)] for choices, width in there)
 
     def evaluate(self, widths: Mapping[str, int]) -> dict[str, float]:
         """The total of the costs at these widths: budget name → value, in the budget's own unit."""
@@ -271,111 +312,7 @@ class Problem:
         """Budget name → the least its costs can sum to, each budget for itself (see :meth:`least_widths`)."""
         return {budget: self.evaluate(self.least_widths(budget))[budget] for budget in self.budgets}
 
-    def to_json(self) -> str:
-        """The problem as a JSON document."""
-        document = {
-            "schema_version": SCHEMA_VERSION,
-            "groups": {n: {"widths": list(c.widths), "saliency": list(c.saliency)} for n, c in self.groups.items()},
-            "costs": [_cost_document(cost) for cost in self.costs],
-            "budgets": self.budgets,
-        }
-        return json.dumps(document, allow_nan=False) + "\n"
 
-    @classmethod
-    def from_json(cls, document: str) -> Problem:
-        """Read a problem strictly.
-
-        A cost has either ``groups`` (its table is indexed by the width indices of these groups, the output
-        side last) or ``axes`` (each with ``fixed``, ``terms`` and ``sizes``, see :class:`CostAxis`).
-
-        Raises:
-            InputError: anything that is not exactly a problem, with the place.
-        """
-        top = strict.fields(
-            strict.parse_json(document, what="problem", hint=HINT),
-            "the problem",
-            required=("schema_version", "groups", "costs", "budgets"),
-        )
-        if strict.integer(top["schema_version"], "schema_version") != SCHEMA_VERSION:
-            raise InputError(
-                f"the problem has schema_version {top['schema_version']}; this hwprune reads {SCHEMA_VERSION}",
-                hint="write it in the form this version reads",
-            )
-        groups = {n: _read_choices(c, f"groups.{n}") for n, c in strict.mapping(top["groups"], "groups").items()}
-        costs = tuple(_read_cost(c, f"costs[{i}]", groups) for i, c in enumerate(strict.items(top["costs"], "costs")))
-        budgets = {n: strict.number(v, f"budgets.{n}") for n, v in strict.mapping(top["budgets"], "budgets").items()}
-        return cls(groups=groups, costs=costs, budgets=budgets)
-
-
-def _known(groups: Mapping[str, Any]) -> str:
-    return f"known groups: {', '.join(groups)}"
-
-
-def _cost_document(cost: Cost) -> dict[str, Any]:
-    axes = [
-        {"fixed": a.axis.fixed, "terms": [list(term) for term in a.axis.terms], "sizes": list(a.sizes)}
-        for a in cost.axes
-    ]
-    step = {"step": cost.step} if cost.step else {}
-    return {"budget": cost.budget, "name": cost.name, **step, "axes": axes, "table": cost.table.tolist()}
-
-
-def _read_choices(value: Any, where: str) -> Choices:
-    document = strict.fields(value, where, required=("widths", "saliency"))
-    widths = strict.each(document["widths"], f"{where}.widths", strict.integer)
-    saliency = strict.each(document["saliency"], f"{where}.saliency", strict.number)
-    return _placed(where, lambda: Choices(widths, saliency))
-
-
-def _read_cost(value: Any, where: str, groups: Mapping[str, Choices]) -> Cost:
-    document = strict.fields(value, where, required=("budget", "table"), optional=("groups", "axes", "name", "step"))
-    if ("groups" in document) == ("axes" in document):
-        raise InputError(f"{where} needs either 'groups' or 'axes'", hint="'groups' is the simple form")
-    if "groups" in document:
-        names = strict.each(document["groups"], f"{where}.groups", strict.text)
-        for name in names:
-            if name not in groups:
-                raise InputError(f"{where}.groups names the unknown group {name!r}", hint=_known(groups))
-        axes = tuple(CostAxis(Axis(terms=((name, 1),)), groups[name].widths) for name in names)
-    else:
-        axes = strict.each(document["axes"], f"{where}.axes", _read_axis)
-    budget = strict.text(document["budget"], f"{where}.budget")
-    name = strict.text(document.get("name", where), f"{where}.name")
-    step = strict.text(document.get("step", ""), f"{where}.step")
-    table = _read_table(document["table"], f"{where}.table")
-    return _placed(where, lambda: Cost(budget=budget, axes=axes, table=table, name=name, step=step))
-
-
-def _read_axis(value: Any, where: str) -> CostAxis:
-    document = strict.fields(value, where, required=("terms", "sizes"), optional=("fixed",))
-    terms = strict.each(document["terms"], f"{where}.terms", _read_term)
-    sizes = strict.each(document["sizes"], f"{where}.sizes", strict.integer)
-    fixed = strict.integer(document.get("fixed", 0), f"{where}.fixed")
-    return _placed(where, lambda: CostAxis(Axis(fixed=fixed, terms=terms), sizes))
-
-
-def _read_term(value: Any, where: str) -> tuple[str, int]:
-    pair = strict.items(value, where)
-    if len(pair) != 2:
-        raise InputError(f"{where} has {len(pair)} entries, not 2", hint='a term is ["group", multiplier]')
-    return strict.text(pair[0], where), strict.integer(pair[1], where)
-
-
-def _read_table(value: Any, where: str) -> NDArray[np.float64]:
-    """Nested lists of numbers, all of one length at each depth."""
-
-    def numbers(item: Any, place: str) -> Any:
-        return strict.each(item, place, numbers) if isinstance(item, list) else strict.number(item, place)
-
-    try:
-        return np.asarray(numbers(value, where), dtype=np.float64)
-    except ValueError:
-        raise InputError(f"{where} has rows of different lengths", hint="give one entry per size") from None
-
-
-def _placed(where: str, make: Callable[[], _Made]) -> _Made:
-    """Run ``make``, naming the place in its error."""
-    try:
-        return make()
-    except InputError as error:
-        raise InputError(f"{where}: {error.message}", hint=error.hint) from None
+def known(names: Iterable[str]) -> str:
+    """A hint: the groups there are."""
+    return f"known groups: {', '.join(names)}"

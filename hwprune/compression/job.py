@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from hwprune.budget import Budget
 from hwprune.compression.config import CompressConfig, check
 from hwprune.compression.progress import Progress
+from hwprune.deploy import check_deliverable
 from hwprune.errors import BudgetError, InputError, ModelError
 from hwprune.latency import LatencyTable
 from hwprune.network import Network, load_model, load_weights, trace
@@ -191,6 +192,7 @@ def _restore(dense: nn.Module, state: dict[str, torch.Tensor]) -> None:
 
 
 def _check_target(config: CompressConfig, target: Target, runtime: Runtime, table: LatencyTable | None) -> None:
+    check_deliverable(target)
     if target.connection == "none":
         if table is None and config.budget.metric != "latency_ms":
             return

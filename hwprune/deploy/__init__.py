@@ -8,6 +8,7 @@ from hwprune.deploy.engine import predictor as predictor
 from hwprune.deploy.engine import run_engine as run_engine
 from hwprune.deploy.export import OnnxInfo as OnnxInfo
 from hwprune.deploy.export import export_onnx as export_onnx
+from hwprune.deploy.formats import check_deliverable as check_deliverable
 from hwprune.deploy.latency import Latency as Latency
 from hwprune.deploy.latency import Measurement as Measurement
 from hwprune.deploy.latency import PairMeasurement as PairMeasurement

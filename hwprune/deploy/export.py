@@ -126,7 +126,7 @@ def _checked(proto: onnx.ModelProto, expected: tuple[Tensor, ...]) -> bytes:
         proto = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ModelError(
-            f"the exported graph is not valid ONNX: {_first_line(error)}", hint="report this model to hwprune"
+            f"the exported graph is not valid ONNX: {first_line(error)}", hint="report this model to hwprune"
         ) from error
     for port, tensor in zip(proto.graph.output, expected, strict=True):
         shape = tuple(dim.dim_value for dim in port.type.tensor_type.shape.dim)
@@ -154,10 +154,11 @@ def _cannot_export(error: Exception) -> ModelError:
     while cause.__cause__ is not None:
         cause = cause.__cause__
     return ModelError(
-        f"the model has no ONNX form: {type(cause).__name__}: {_first_line(cause)}",
+        f"the model has no ONNX form: {type(cause).__name__}: {first_line(cause)}",
         hint="its forward must not branch on values, and every operator needs an ONNX counterpart",
     )
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says first."""
     return str(error).strip().partition("\n")[0]

@@ -9,10 +9,10 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from hwprune.deploy.export import exported_bytes
+from hwprune.deploy.export import exported_bytes, first_line
 from hwprune.deploy.quantization import made_up_feeds, quantised
 from hwprune.deploy.reference import as_inputs, evaluating
-from hwprune.errors import InputError
+from hwprune.errors import InputError, ModelError
 from hwprune.latency import null_model, probe_models
 from hwprune.latency.bench import EDGE, PROBED, probe
 from hwprune.targets import Target, runtime_for
@@ -29,6 +29,21 @@ def engine_bytes(model: nn.Module, example: Tensor | tuple[Tensor, ...], target:
     return from_onnx(exported_bytes(model, example), target)
 
 
+def check_deliverable(target: Target) -> None:
+    """Refuse a target whose engines can be built for measuring, but not yet be delivered.
+
+    Raises:
+        InputError: its runtime opens another format than ONNX, or it asks for int8, which needs calibration.
+    """
+    runtime = runtime_for(target)
+    asked = target.precision if target.precision == "int8" else runtime.model_format
+    if asked != "onnx":
+        raise InputError(
+            f"target {target.name!r} takes {asked} engines, which hwprune cannot deliver yet",
+            hint="hwprune profile, predict and bench serve it; compress and export write fp32 and fp16 ONNX",
+        )
+
+
 def torch_archive(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> bytes:
     """The model as an archive of ``torch.export``: a graph and weights, no code that opening it would run."""
     buffer = io.BytesIO()
@@ -37,9 +52,19 @@ def torch_archive(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> byt
 
 
 def torch_program(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> torch.export.ExportedProgram:
-    """The model in evaluation mode, as a program of ``torch.export``."""
+    """The model in evaluation mode, as a program of ``torch.export``.
+
+    Raises:
+        ModelError: it has no such form.
+    """
     with evaluating(model):
-        return torch.export.export(model, as_inputs(example))
+        try:
+            return torch.export.export(model, as_inputs(example))
+        except Exception as error:  # torch has a class per cause
+            raise ModelError(
+                f"torch.export cannot record the model: {type(error).__name__}: {first_line(error)}",
+                hint="its forward must not branch on values",
+            ) from error
 
 
 def from_onnx(model: bytes, target: Target) -> bytes:

@@ -12,6 +12,7 @@ import onnx
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
+from hwprune.deploy.export import first_line
 from hwprune.errors import ModelError
 
 
@@ -56,7 +57,7 @@ def quantised(model: onnx.ModelProto, feeds: Iterable[Mapping[str, NDArray[Any]]
             )
         except Exception as error:  # ONNX Runtime has a class per cause, and plain ValueError
             raise ModelError(
-                f"the model cannot be quantised: {type(error).__name__}: {str(error).partition(chr(10))[0]}",
+                f"the model cannot be quantised: {type(error).__name__}: {first_line(error)}",
                 hint="use a target of precision fp32",
             ) from error
         made = onnx.load(path)

@@ -100,9 +100,12 @@ BAD = {
     "no table of an absent device": (f"{LATENCY} --target board.toml", "no table of it was given"),
     "an absent device is not profiled": (f"profile {MODEL} --target board.toml --output t.json", "cannot be measured"),
     "precision that is none": (f"profile {MODEL} --precision fp17 --output t.json", "precision is 'fp17'"),
-    "precision not there yet": (
-        f"export {MODEL} --precision int8 --output out",
-        "the model is fp32, and target 'local-onnxruntime' is for int8",
+    "precision not there yet": (f"export {MODEL} --precision int8 --output out", "takes int8 engines, which hwprune"),
+    "compressed for int8": (f"{MACS} --precision int8", "takes int8 engines, which hwprune cannot deliver yet"),
+    "compressed for torch": (f"{MACS} --target local-torch", "takes torch engines, which hwprune cannot deliver yet"),
+    "alone in int8": (
+        f"profile {MODEL} --precision int8 --method alone --output t.json",
+        "layers alone are measured in fp32",
     ),
     "no threads": (f"profile {MODEL} --threads 0 --output t.json", "greater than or equal to 1"),
     "too many threads": (f"profile {MODEL} --threads 99999 --output t.json", "99999"),
