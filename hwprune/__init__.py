@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from hwprune.latency import LatencyTable as LatencyTable
     from hwprune.network import cut as cut
     from hwprune.network import trace as trace
-    from hwprune.pruning import HalpPruner as HalpPruner
-    from hwprune.pruning import HalpSchedule as HalpSchedule
+    from hwprune.pruning import BudgetPruner as BudgetPruner
+    from hwprune.pruning import PruneSchedule as PruneSchedule
     from hwprune.pruning import price as price
     from hwprune.targets import Target as Target
     from hwprune.verbs import bench as bench
@@ -35,8 +35,8 @@ _HOMES = {
     "Budget": "budget",
     "Bundle": "deploy",
     "CompressConfig": "compression",
-    "HalpPruner": "pruning",
-    "HalpSchedule": "pruning",
+    "BudgetPruner": "pruning",
+    "PruneSchedule": "pruning",
     "InMemory": "compression",
     "LatencyTable": "latency",
     "Plan": "budget",

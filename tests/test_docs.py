@@ -117,7 +117,7 @@ def example_command() -> str:
 def test_the_segmentation_example(elsewhere: Path, hwprune: Any, on_made_up_device: None) -> None:
     """Its own command, made fast: one shot, one minibatch, a budget that needs no table."""
     shutil.copy(ROOT / "docs/examples/segmentation.py", elsewhere)
-    quick = "--method halp-oneshot --saliency-batches 1 --batch-size 8 --epochs 0 --channel-step 8"
+    quick = "--method joint-oneshot --saliency-batches 1 --batch-size 8 --epochs 0 --channel-step 8"
     command = example_command().replace("--latency", "--macs")
     answer = hwprune(f"{command} {quick}")
     assert answer.status == 0, answer.err

@@ -17,6 +17,10 @@ METRICS: dict[str, Metric] = {
     "memory": "memory_bytes",
     "macs": "macs",
 }
+ONESHOT = "-oneshot"
+Method = Literal[
+    "joint", "joint-oneshot", "halp", "halp-oneshot", "uniform", "uniform-oneshot", "global", "global-oneshot"
+]
 
 
 class CompressConfig(BaseModel):
@@ -49,13 +53,13 @@ class CompressConfig(BaseModel):
     )
     weights_in_flash: bool = Field(default=False, description="memory holds activations alone, as on microcontrollers")
     macs: str | None = Field(default=None, description="0.5x, or 100M")
-    method: Literal["halp", "halp-oneshot"] = Field(
-        default="halp", description="prune while training, or in one shot before it"
+    method: Method = Field(
+        default="joint", description="what chooses widths; with -oneshot in one step before training, not during it"
     )
     criterion: str = Field(default="taylor-bn", description="what a channel is worth")
-    prune_steps: int = Field(default=10, ge=1, description="prune steps of the iterative method")
+    prune_steps: int = Field(default=5, ge=1, description="prune steps while training; HALP was made for 30")
     prune_epochs: int = Field(default=1, ge=1, description="epochs over which they are spread")
-    saliency_batches: int = Field(default=32, ge=1, description="minibatches that halp-oneshot scores channels on")
+    saliency_batches: int = Field(default=32, ge=1, description="minibatches that -oneshot scores channels on")
     epochs: int = Field(default=10, ge=0, description="epochs of fine-tuning after the cut")
     learning_rate: float = Field(default=0.01, gt=0)
     batch_size: int = Field(default=64, ge=1)
@@ -92,6 +96,16 @@ class CompressConfig(BaseModel):
             )
         ((name, text),) = given.items()
         return parse_budget(METRICS[name], text)
+
+    @property
+    def solver(self) -> str:
+        """What chooses widths: a key of :data:`hwprune.budget.SOLVERS`."""
+        return self.method.removesuffix(ONESHOT)
+
+    @property
+    def oneshot(self) -> bool:
+        """Whether channels are scored once and cut at once, before any training."""
+        return self.method.endswith(ONESHOT)
 
     def resolved(self) -> dict[str, Any]:
         """JSON-able form with every default filled in."""

@@ -9,7 +9,7 @@ from typing import cast
 
 import numpy as np
 
-from hwprune.budget import Metric, Plan, Problem, solve_halp, spell
+from hwprune.budget import Metric, Plan, Problem, solve, spell
 from hwprune.errors import BudgetError, InfeasibleError
 
 AIM = 0.975  # of the budget: inside it on both sides of the noise that is left after a clean measurement
@@ -94,6 +94,7 @@ class ClosedLoop:
         trials: what is known already; at least the dense network, at best the smallest one too.
         window: where the result must lie.
         most: the largest number of new networks.
+        solver: what chooses widths.
     """
 
     problem: Problem
@@ -102,6 +103,7 @@ class ClosedLoop:
     trials: list[Trial]
     window: Window = field(default_factory=Window)
     most: int = 12
+    solver: Callable[[Problem], Plan] = solve
 
     def run(self) -> Settlement:
         """Measure until a plan is inside the window (twice, where readings scatter).
@@ -146,7 +148,7 @@ class ClosedLoop:
         at = low.predicted + (aim - low.measured) * (high.predicted - low.predicted) / (high.measured - low.measured)
         metric = self._metric
         try:
-            plan = solve_halp(
+            plan = self.solver(
                 replace(self.problem, budgets={metric: max(at, self.problem.least()[metric] * (1 + 1e-6))})
             )
         except InfeasibleError:
@@ -197,7 +199,7 @@ class ClosedLoop:
             objective=self.problem.objective(widths),
             used=used,
             budgets={self._metric: used[self._metric]},
-            solver="halp, then by measurement",
+            solver="by measurement",
         )
 
     def _offered(self, widths: Mapping[str, int]) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from hwprune.budget import Metric, Plan, solve_halp, spell
+from hwprune.budget import SOLVERS, Metric, Plan, spell
 from hwprune.compression.folder import RunFolder
 from hwprune.compression.gauge import Gauge, LatencyGauge, MacsGauge, MemoryGauge, SizeGauge
 from hwprune.compression.job import Job
@@ -19,7 +19,7 @@ from hwprune.files import write_atomic
 from hwprune.footprint import weight_bytes
 from hwprune.latency import LatencyTable
 from hwprune.network import cut, verify_cut
-from hwprune.pruning import HalpPruner, HalpSchedule, Pricing, price
+from hwprune.pruning import BudgetPruner, Pricing, PruneSchedule, price
 from hwprune.saliency import criteria
 from hwprune.training import (
     Hooks,
@@ -169,20 +169,21 @@ def _dense_value(job: Job, run: RunFolder) -> float:
 def explore(job: Job, run: RunFolder) -> dict[str, Any]:
     """Score channels, and with the iterative method prune by masks while training, up to the last step."""
     config, model = job.config, job.fresh_model()
-    oneshot = config.method == "halp-oneshot"
+    oneshot = config.oneshot
     steps = 1 if oneshot else config.prune_steps
     settings = job.training(epochs=config.prune_epochs, constant=True)
     iterations = config.saliency_batches if oneshot else config.prune_epochs * steps_per_epoch(job.data, settings)
     steps = min(steps, iterations)
     prices, trials = pricing(job, run), _trials(run)
     limit = _as_predicted(run.stage("reach")["limit"], trials)
-    pruner = HalpPruner(
+    pruner = BudgetPruner(
         model,
         job.network,
         prices,
         limit=limit,
-        schedule=HalpSchedule(steps=steps, interval=iterations // steps),
+        schedule=PruneSchedule(steps=steps, interval=iterations // steps),
         criterion=criteria()[config.criterion],
+        solver=SOLVERS[config.solver],
     )
     if oneshot:
         _collect(job, model, pruner)
@@ -207,7 +208,7 @@ def _as_predicted(limit: float, trials: list[Trial]) -> float:
     return SLACK * (least.predicted + rate * (limit - least.measured))
 
 
-def _collect(job: Job, model: nn.Module, pruner: HalpPruner) -> None:
+def _collect(job: Job, model: nn.Module, pruner: BudgetPruner) -> None:
     """Saliency of the dense network, without training it."""
     settings, epoch = job.training(epochs=1), 0
     with job.progress.bar("saliency") as advance:
@@ -222,7 +223,7 @@ def _collect(job: Job, model: nn.Module, pruner: HalpPruner) -> None:
             epoch += 1
 
 
-def _prune_while_training(job: Job, run: RunFolder, model: nn.Module, pruner: HalpPruner) -> None:
+def _prune_while_training(job: Job, run: RunFolder, model: nn.Module, pruner: BudgetPruner) -> None:
     path, start = run.checkpoint("explore"), None
     if path.exists():
         saved = load_checkpoint(path)
@@ -246,19 +247,17 @@ def _prune_while_training(job: Job, run: RunFolder, model: nn.Module, pruner: Ha
 def settle(job: Job, run: RunFolder) -> dict[str, Any]:
     """Solve the last prune step so that the exported network measures inside the budget; write plan.json."""
     _, pruner = explored(job, run)
-    trials, limit = _trials(run), float(run.stage("reach")["limit"])
+    trials, limit, solver = _trials(run), float(run.stage("reach")["limit"]), SOLVERS[job.config.solver]
     if not _can_measure(job, run):
-        plan = solve_halp(pruner.problem(limit))
+        plan = solver(pruner.problem(limit))
         settlement = Settlement(plan=plan, trials=(), inside=True)
     elif limit >= trials[0].measured:
         job.progress.say("the dense network is inside the budget: nothing is cut")
-        settlement = Settlement(
-            plan=solve_halp(pruner.problem(trials[0].predicted)), trials=tuple(trials), inside=False
-        )
+        settlement = Settlement(plan=solver(pruner.problem(trials[0].predicted)), trials=tuple(trials), inside=False)
     else:
         measure = _announced(job, run, limit, pruner)
         window = Window() if job.budget.metric == "latency_ms" else Window(margin=0.0)
-        loop = ClosedLoop(pruner.problem(limit), measure, limit=limit, trials=trials, window=window)
+        loop = ClosedLoop(pruner.problem(limit), measure, limit=limit, trials=trials, window=window, solver=solver)
         settlement = loop.run()
     plan = pruner.complete(settlement.plan)
     write_atomic(run.path / "plan.json", plan.to_json())
@@ -271,7 +270,7 @@ def settle(job: Job, run: RunFolder) -> dict[str, Any]:
     }
 
 
-def _announced(job: Job, run: RunFolder, limit: float, pruner: HalpPruner) -> Callable[[Plan], float]:
+def _announced(job: Job, run: RunFolder, limit: float, pruner: BudgetPruner) -> Callable[[Plan], float]:
     using = gauge(job, run)
 
     def measure(plan: Plan) -> float:
@@ -284,19 +283,20 @@ def _announced(job: Job, run: RunFolder, limit: float, pruner: HalpPruner) -> Ca
     return measure
 
 
-def explored(job: Job, run: RunFolder) -> tuple[nn.Module, HalpPruner]:
+def explored(job: Job, run: RunFolder) -> tuple[nn.Module, BudgetPruner]:
     """The masked network and its pruner as :func:`explore` left them."""
     saved = load_checkpoint(run.checkpoint("explored"))
     model = job.fresh_model()
     model.load_state_dict(saved["model"])
     prices = pricing(job, run)
-    pruner = HalpPruner(
+    pruner = BudgetPruner(
         model,
         job.network,
         prices,
         limit=prices.value(prices.dense),
-        schedule=HalpSchedule(),
+        schedule=PruneSchedule(),
         criterion=criteria()[job.config.criterion],
+        solver=SOLVERS[job.config.solver],
     )
     pruner.load_state_dict(saved["pruner"])
     return model, pruner

@@ -1,8 +1,8 @@
 """When to cut: pruners that live inside a training loop, and the prices they go by."""
 
-from hwprune.pruning.halp import HalpPruner as HalpPruner
-from hwprune.pruning.halp import HalpSchedule as HalpSchedule
 from hwprune.pruning.pricing import Pricing as Pricing
 from hwprune.pruning.pricing import price as price
+from hwprune.pruning.pruner import BudgetPruner as BudgetPruner
+from hwprune.pruning.pruner import PruneSchedule as PruneSchedule
 
-__all__ = ["HalpPruner", "HalpSchedule", "Pricing", "price"]
+__all__ = ["BudgetPruner", "Pricing", "PruneSchedule", "price"]

@@ -94,6 +94,12 @@ BAD = {
         f"predict {MODEL} --table table.json --plan table.json",
         "table.json: plan has schema_version 2",
     ),
+    # problems
+    "missing problem": ("solve nowhere.json", "cannot read nowhere.json"),
+    "problem that is none": ("solve table.json", "the problem"),
+    "problem cut short": ("solve table.cut.json", "not JSON"),
+    "unknown solver": ("solve problem.json --method magic", "methods: joint, halp"),
+    "negative gap": ("solve problem.json --gap -1", "gap"),
     # targets
     "unknown target": (f"{MACS} --target nowhere", "unknown target"),
     "missing target file": (f"{MACS} --target nowhere.toml", "cannot read nowhere.toml"),
@@ -110,7 +116,7 @@ BAD = {
     "no threads": (f"profile {MODEL} --threads 0 --output t.json", "greater than or equal to 1"),
     "too many threads": (f"profile {MODEL} --threads 99999 --output t.json", "99999"),
     # settings
-    "unknown method": (f"{MACS} --method nope", "'halp' or 'halp-oneshot'"),
+    "unknown method": (f"{MACS} --method nope", "'joint', 'joint-oneshot', 'halp'"),
     "unknown criterion": (f"{MACS} --criterion nope", "criterion 'nope' is unknown"),
     "unknown optimizer": (f"{MACS} --optimizer nope", "'sgd' or 'adamw'"),
     "unknown accelerator": (f"{MACS} --accelerator nope", "accelerator"),
@@ -152,7 +158,7 @@ BAD = {
     "another budget": ("compress --resume --output finished --macs 0.6x", "--macs 0.5x, not 0.6x"),
     "another kind of budget": ("compress --resume --output finished --latency 0.5x", "--latency None, not 0.5x"),
     "other epochs": ("compress --resume --output finished --epochs 7", "--epochs 1, not 7"),
-    "a default that was not recorded": ("compress --resume --output finished --method halp", "--method halp-oneshot"),
+    "a default that was not recorded": ("compress --resume --output finished --method joint", "--method joint-oneshot"),
     "other weights": ("compress --resume --output finished --weights weights.pt", "--weights None"),
     "an impossible value": ("compress --resume --output finished --epochs -1", "--epochs 1, not -1"),
     # bundles, engines, runs

@@ -27,7 +27,8 @@ RESULT = {
     "budget_met",
 }
 BYTES = ("parameters", "size_bytes", "peak_memory_bytes")
-VERBS = ("demo", "targets", "profile", "predict", "compress", "export", "bench", "verify", "report")
+SOLVED = {"widths", "objective", "bound", "relative_gap", "used", "solve_s"}
+VERBS = ("demo", "targets", "profile", "predict", "compress", "export", "bench", "verify", "solve", "report")
 JSON = {
     "targets": ("targets", {"targets"}),
     "profile": (f"profile {MODEL} --points 2 --output t.json", {"table", "entries"}),
@@ -40,6 +41,9 @@ JSON = {
     "bench engine": ("bench finished/model.onnx", {"latency_ms"}),
     "bench model": (f"bench {MODEL} --batch 2", {"latency_ms"}),
     "verify": ("verify finished/bundle", {"ok", "checks", "latency_ms"}),
+    "solve": ("solve problem.json", SOLVED),
+    "solve by halp": ("solve problem.json --method halp", SOLVED),
+    "frontier": ("solve problem.json --frontier", SOLVED | {"frontier"}),
     "report": ("report finished", {"report"} | RESULT),
 }
 
@@ -53,6 +57,29 @@ def test_json_is_one_document_alone_on_stdout(name: str, hwprune: Any, workshop:
     assert keys <= document.keys()
     if name.startswith("bench"):
         assert {"p50", "p90", "repeats"} <= document["latency_ms"].keys()
+
+
+def test_a_problem_is_solved(hwprune: Any, workshop: Path) -> None:
+    found = json.loads(hwprune("solve problem.json --json").out)
+    assert found["widths"] == {"a": 16, "b": 32}
+    assert found["objective"] == pytest.approx(2.1)
+    assert found["used"] == {"latency_ms": pytest.approx(0.3)}
+    assert found["bound"] >= found["objective"]
+    assert found["relative_gap"] <= 1e-4
+    answer = hwprune("solve problem.json")
+    assert answer.status == 0
+    assert "keeps 2.1; no widths keep more than 2.1" in answer.out
+
+
+def test_a_problem_without_a_solution(hwprune: Any, workshop: Path) -> None:
+    document = json.loads(Path("problem.json").read_text())
+    Path("tight.json").write_text(json.dumps({**document, "budgets": {"latency_ms": 0.1}}))
+    answer = hwprune("solve tight.json --json")
+    assert answer.status == 1
+    assert json.loads(answer.out)["least"] == {"latency_ms": pytest.approx(0.2)}
+    answer = hwprune("solve tight.json")
+    assert answer.status == 1
+    assert "latency_ms cannot be 0.1: its least is 0.2" in answer.err
 
 
 def test_what_a_model_prints_stays_out_of_the_document(hwprune: Any, workshop: Path) -> None:

@@ -48,8 +48,22 @@ def interrupted():
 """
 BOARD = 'name = "board"\nconnection = "none"\n'
 MODEL = "--model models.py:build --input-shape 1,3,8,8"
-QUICK = "--epochs 1 --method halp-oneshot --saliency-batches 1 --batch-size 16 --channel-step 4 --accelerator cpu"
+QUICK = "--epochs 1 --method joint-oneshot --saliency-batches 1 --batch-size 16 --channel-step 4 --accelerator cpu"
 COMPRESS = f"compress {MODEL} --data images.npz --output run {QUICK}"
+
+
+PROBLEM = {
+    "schema_version": 1,
+    "groups": {
+        "a": {"widths": [16, 32], "saliency": [1.0, 1.5]},
+        "b": {"widths": [16, 32, 48], "saliency": [0.7, 1.1, 1.3]},
+    },
+    "costs": [
+        {"budget": "latency_ms", "groups": ["a"], "table": [0.1, 0.2]},
+        {"budget": "latency_ms", "groups": ["a", "b"], "table": [[0.1, 0.2, 0.3], [0.2, 0.3, 0.5]]},
+    ],
+    "budgets": {"latency_ms": 0.35},
+}
 
 
 class Evil:
@@ -67,6 +81,7 @@ def equip(folder: Path) -> None:
     (folder / "models.py").write_text(MODELS)
     (folder / "syntax.py").write_text("def build(:\n")
     (folder / "board.toml").write_text(BOARD)
+    (folder / "problem.json").write_text(json.dumps(PROBLEM))
     (folder / "empty").mkdir()
     (folder / "used").mkdir()
     (folder / "used" / "notes.txt").write_text("mine")

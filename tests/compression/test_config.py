@@ -82,7 +82,7 @@ def test_every_fault_is_named_at_once() -> None:
         ({"threads": 1.5}, "threads"),
         ({"learning_rate": 0}, "learning_rate"),
         ({"label_smoothing": 1}, "label_smoothing"),
-        ({"method": "magic"}, "halp-oneshot"),
+        ({"method": "magic"}, "joint-oneshot"),
     ],
 )
 def test_a_value_out_of_range_is_named(changes: dict[str, Any], says: str) -> None:

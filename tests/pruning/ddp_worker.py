@@ -13,7 +13,7 @@ from made_up import Bottleneck, batches, made_up_table
 from torch.nn import functional
 
 from hwprune.network import trace
-from hwprune.pruning import HalpPruner, HalpSchedule, price
+from hwprune.pruning import BudgetPruner, PruneSchedule, price
 
 
 def main(folder: Path, rank: int) -> None:
@@ -23,7 +23,7 @@ def main(folder: Path, rank: int) -> None:
     pricing = price(network, "latency_ms", table=made_up_table(network))
     wrapped = torch.nn.parallel.DistributedDataParallel(model)
     limit = pricing.value(pricing.dense) / 2
-    pruner = HalpPruner(model, network, pricing, limit=limit, schedule=HalpSchedule(steps=3, interval=2))
+    pruner = BudgetPruner(model, network, pricing, limit=limit, schedule=PruneSchedule(steps=3, interval=2))
     optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)
     for images, labels in batches(6, seed=rank):
         loss = functional.cross_entropy(wrapped(images), labels)

@@ -1,38 +1,40 @@
-"""HALP's iterative pruner: importance, knapsack, mask, again; for any training loop.
+"""The iterative pruner: importance, solver, mask, again; for any training loop.
 
-Shen et al., "Structural Pruning via Latency-Saliency Knapsack", NeurIPS 2022 (arXiv 2210.06659), Algorithm 1.
-Three decisions are ours. Costs are re-evaluated jointly over input and output widths after every
-solve, so that a step's target is met and not undershot. The official greedy dynamic programme is
-replaced by an exact multiple-choice knapsack. Masked channels keep their most recent values aside.
+The cycle is that of HALP: Shen et al., "Structural Pruning via Latency-Saliency Knapsack", NeurIPS 2022 (arXiv
+2210.06659), Algorithm 1. What solves each step is a parameter: the joint solver, HALP's knapsack, or a baseline. Masked
+channels keep their most recent values aside (our decision).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from hwprune.budget import Plan, Problem, geometric, kept_channels, solve_halp
+from hwprune.budget import Plan, Problem, geometric, kept_channels, solve
 from hwprune.errors import InputError
 from hwprune.network import Masks, Network, cut
 from hwprune.pruning.pricing import Pricing
 from hwprune.saliency import Accumulator, Criterion, TaylorBatchNorm
 
+Solve = Callable[[Problem], Plan]
 ROUNDING = 1e-9  # a target this little below the present cost is the same number, computed another way
 
 
 @dataclass(frozen=True, kw_only=True)
-class HalpSchedule:
+class PruneSchedule:
     """When to prune.
 
     Attributes:
-        steps: prune steps from the dense network to the budget; 1 is one-shot pruning.
+        steps: prune steps from the dense network to the budget; 1 is one-shot pruning. The joint solver needs a few,
+            for saliency to be estimated anew; HALP's knapsack needs about thirty.
         interval: minibatches over which saliency is averaged before each step.
     """
 
-    steps: int = 30
+    steps: int = 5
     interval: int = 40
 
     def __post_init__(self) -> None:
@@ -42,7 +44,7 @@ class HalpSchedule:
             )
 
 
-class HalpPruner:
+class BudgetPruner:
     """Prunes a model to a budget while somebody else's loop trains it.
 
     Call :meth:`step` after every ``optimizer.step()`` and before ``zero_grad()``; the gradients of the
@@ -59,6 +61,7 @@ class HalpPruner:
         limit: the budget in the unit of ``pricing.metric``, as the pricing predicts it.
         schedule: how many steps, how far apart.
         criterion: saliency of a channel; HALP's first-order Taylor on batch norm if not given.
+        solver: what chooses the widths, see :data:`hwprune.budget.SOLVERS`; the joint optimum if not given.
 
     Raises:
         InputError: the limit is not a positive number.
@@ -72,15 +75,16 @@ class HalpPruner:
         pricing: Pricing,
         *,
         limit: float,
-        schedule: HalpSchedule | None = None,
+        schedule: PruneSchedule | None = None,
         criterion: Criterion | None = None,
+        solver: Solve = solve,
     ) -> None:
         pricing.check_reach(limit)
         self.model, self.network, self.pricing, self.limit = model, network, pricing, limit
-        self.schedule = schedule or HalpSchedule()
+        self.schedule = schedule or PruneSchedule()
         self.masks = Masks(model, network)
         self._accumulator = Accumulator(network, criterion or TaylorBatchNorm())
-        self._calls = 0
+        self._solve, self._calls = solver, 0
         dense = pricing.value(pricing.dense)
         self._targets = geometric(dense, min(limit, dense), self.schedule.steps)
 
@@ -107,7 +111,7 @@ class HalpPruner:
     def _prune(self, target: float) -> None:
         problem = self.problem(target)
         if self.pricing.value(self.widths) > target * (1 + ROUNDING):
-            self._mask(solve_halp(problem, at=self.widths))
+            self._mask(self._solve(problem))
         self._accumulator.reset()
 
     def _mask(self, plan: Plan) -> None:
@@ -143,7 +147,7 @@ class HalpPruner:
         Raises:
             InfeasibleError: no choice of widths is inside the budget.
         """
-        plan = self.complete(solve_halp(self.problem(), at=self.widths))
+        plan = self.complete(self._solve(self.problem()))
         return plan, cut(self.model, plan.cuts)
 
     def state_dict(self) -> dict[str, Any]:

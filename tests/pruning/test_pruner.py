@@ -18,7 +18,7 @@ from torch.nn import functional
 from hwprune.budget import geometric
 from hwprune.errors import InfeasibleError, InputError
 from hwprune.network import cut, masked, trace
-from hwprune.pruning import HalpPruner, HalpSchedule, price
+from hwprune.pruning import BudgetPruner, PruneSchedule, price
 from hwprune.saliency import criteria
 from hwprune.training import load_checkpoint, save_checkpoint
 
@@ -29,20 +29,20 @@ NETWORK = trace(Bottleneck(), EXAMPLE)
 LATENCY = price(NETWORK, "latency_ms", table=made_up_table(NETWORK, step=4))
 MACS = price(NETWORK, "macs", step=2)
 STEPS, INTERVAL = 4, 3
-Loop = Callable[[nn.Module, HalpPruner, Iterable[Any]], None]
+Loop = Callable[[nn.Module, BudgetPruner, Iterable[Any]], None]
 OPTIMIZERS = {
     "sgd": lambda parameters: torch.optim.SGD(parameters, 0.05, momentum=0.9, nesterov=True, weight_decay=1e-3),
     "adamw": lambda parameters: torch.optim.AdamW(parameters, 0.01, weight_decay=0.1),
 }
 
 
-def pruner_for(model: nn.Module, pricing=LATENCY, *, used: float = 0.5, **settings: Any) -> HalpPruner:
-    schedule = settings.pop("schedule", HalpSchedule(steps=STEPS, interval=INTERVAL))
+def pruner_for(model: nn.Module, pricing=LATENCY, *, used: float = 0.5, **settings: Any) -> BudgetPruner:
+    schedule = settings.pop("schedule", PruneSchedule(steps=STEPS, interval=INTERVAL))
     limit = used * pricing.value(pricing.dense)
-    return HalpPruner(model, NETWORK, pricing, limit=limit, schedule=schedule, **settings)
+    return BudgetPruner(model, NETWORK, pricing, limit=limit, schedule=schedule, **settings)
 
 
-def fit(model: nn.Module, pruner: HalpPruner, optimizer: torch.optim.Optimizer, data: Iterable[Any]) -> None:
+def fit(model: nn.Module, pruner: BudgetPruner, optimizer: torch.optim.Optimizer, data: Iterable[Any]) -> None:
     model.train()
     for images, labels in data:
         functional.cross_entropy(model(images), labels).backward()
@@ -158,7 +158,7 @@ def test_under_bf16_autocast() -> None:
 def test_a_gradient_scaler_changes_nothing_and_an_overflow_is_left_out() -> None:
     def saliency(scaler: Any, overflow: bool) -> Any:
         model = Bottleneck()
-        pruner = pruner_for(model, schedule=HalpSchedule(steps=1, interval=4))
+        pruner = pruner_for(model, schedule=PruneSchedule(steps=1, interval=4))
         adjust = torch.optim.SGD(model.parameters(), 0.0)
         for index, (images, labels) in enumerate(batches(4)):
             loss = functional.cross_entropy(model(images), labels)
@@ -196,7 +196,7 @@ def test_two_processes_of_ddp_agree(tmp_path: Path) -> None:
 def test_one_step_is_one_shot() -> None:
     model = Bottleneck()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    pruner = pruner_for(model, schedule=HalpSchedule(steps=1, interval=5))
+    pruner = pruner_for(model, schedule=PruneSchedule(steps=1, interval=5))
     model.eval()
     for images, labels in batches(5):
         model.zero_grad()
@@ -225,7 +225,7 @@ def test_steps_after_the_last_keep_the_masks_and_the_saliency() -> None:
 @pytest.mark.parametrize("steps", [3, 7, 10])
 def test_a_budget_that_the_dense_network_meets_cuts_nothing(used: float, steps: int) -> None:
     model = Bottleneck()
-    pruner = pruner_for(model, used=used, schedule=HalpSchedule(steps=steps, interval=1))
+    pruner = pruner_for(model, used=used, schedule=PruneSchedule(steps=steps, interval=1))
     fit(model, pruner, OPTIMIZERS["sgd"](model.parameters()), batches(steps))
     plan, _ = pruner.finish()
     assert pruner.widths == plan.widths == LATENCY.dense
@@ -246,7 +246,7 @@ def test_a_budget_that_is_none_is_refused(used: float) -> None:
 @pytest.mark.parametrize("settings", [{"steps": 0}, {"interval": 0}])
 def test_a_schedule_needs_steps(settings: dict[str, int]) -> None:
     with pytest.raises(InputError, match="=0"):
-        HalpSchedule(**settings)
+        PruneSchedule(**settings)
 
 
 def test_a_step_without_gradients_says_where_it_belongs() -> None:
