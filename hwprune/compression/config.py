@@ -11,10 +11,10 @@ from hwprune.budget import Budget, Metric, parse_budget
 from hwprune.errors import BudgetError, InputError
 from hwprune.saliency import criteria
 
-METRICS: dict[str, Metric] = {
+METRICS: dict[str, Metric] = {  # the first of those that are given is used up, the others are limits beside it
     "latency": "latency_ms",
-    "size": "size_bytes",
     "memory": "memory_bytes",
+    "size": "size_bytes",
     "macs": "macs",
 }
 ONESHOT = "-oneshot"
@@ -26,7 +26,7 @@ Method = Literal[
 class CompressConfig(BaseModel):
     """A compression, as a user describes it; the same keys serve flags, TOML files and Python.
 
-    Exactly one of ``latency``, ``size``, ``memory`` and ``macs`` is given.
+    At least one of ``latency``, ``memory``, ``size`` and ``macs`` is given.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
@@ -82,20 +82,28 @@ class CompressConfig(BaseModel):
     seed: int = Field(default=0, ge=0, lt=2**32)
 
     @property
-    def budget(self) -> Budget:
-        """The one budget that was asked for.
+    def budgets(self) -> tuple[Budget, ...]:
+        """All budgets that were asked for.
 
         Raises:
-            BudgetError: none, several, or malformed.
+            BudgetError: none, or malformed.
         """
-        given = {name: getattr(self, name) for name in METRICS if getattr(self, name) is not None}
-        if len(given) != 1:
+        given = {metric: getattr(self, name) for name, metric in METRICS.items() if getattr(self, name) is not None}
+        if not given:
             raise BudgetError(
-                f"{len(given)} budgets were given ({', '.join(given) or 'none'})",
-                hint="give exactly one of --latency, --size, --memory and --macs, such as --latency 0.5x",
+                "0 budgets were given",
+                hint="give at least one of --latency, --size, --memory and --macs, such as --latency 0.5x",
             )
-        ((name, text),) = given.items()
-        return parse_budget(METRICS[name], text)
+        return tuple(parse_budget(metric, text) for metric, text in given.items())
+
+    @property
+    def budget(self) -> Budget:
+        """The budget that is used up.
+
+        Raises:
+            BudgetError: as for :attr:`budgets`.
+        """
+        return self.budgets[0]
 
     @property
     def solver(self) -> str:
@@ -136,7 +144,7 @@ def check(config: CompressConfig) -> None:
     """Refuse what the types of the settings allow and their meaning does not.
 
     Raises:
-        InputError: an unknown criterion, an input without size, not exactly one budget.
+        InputError: an unknown criterion, an input without size, no budget, several for a method that takes one.
     """
     if config.criterion not in criteria():
         raise InputError(f"criterion {config.criterion!r} is unknown", hint=f"one of {', '.join(sorted(criteria()))}")
@@ -144,4 +152,8 @@ def check(config: CompressConfig) -> None:
         raise InputError(
             f"input_shape {config.input_shape} has a size below 1", hint="such as 1,3,224,224, batch first"
         )
-    _ = config.budget
+    if len(config.budgets) > 1 and config.solver == "halp":
+        raise InputError(
+            f"method {config.method} takes one budget, and {len(config.budgets)} were given",
+            hint="use --method joint, or leave out all budgets but one",
+        )

@@ -12,7 +12,7 @@ from hwprune.budget import Plan
 from hwprune.compression.folder import RunFolder
 from hwprune.compression.job import Job
 from hwprune.compression.settle import Window
-from hwprune.compression.stages import finetuned
+from hwprune.compression.stages import caps, finetuned
 from hwprune.deploy import measure_pair, write_bundle
 from hwprune.footprint import footprint
 from hwprune.latency import LatencyTable, predict
@@ -37,11 +37,25 @@ def measure_delivery(job: Job, run: RunFolder) -> dict[str, Any]:
             record["limit"] = job.budget.resolve(pair.baseline.p50_ms)
             if WINDOW.holds(record["value"] / record["limit"]):
                 break
-    if metric in ("size_bytes", "memory_bytes"):
-        record["value"] = run.stage("artifact")[metric]
-    elif metric == "macs":
-        record["value"] = float(_macs(job, run))
+    if metric != "latency_ms":
+        record["value"] = _counted(job, run, metric)
     return record
+
+
+def _counted(job: Job, run: RunFolder, metric: str) -> float | None:
+    """Size, memory or operations of the exported network."""
+    value = _macs(job, run) if metric == "macs" else run.stage("artifact")[metric]
+    return None if value is None else float(value)
+
+
+def _others(job: Job, run: RunFolder) -> list[dict[str, Any]]:
+    """The budgets beside the one that is used up, each held against what was exported."""
+    found = []
+    for budget, (metric, limit) in zip(job.config.budgets[1:], caps(job, run).items(), strict=True):
+        value = _counted(job, run, metric)
+        met = None if value is None else value <= limit
+        found.append({"metric": metric, "requested": str(budget), "limit": limit, "measured": value, "met": met})
+    return found
 
 
 def deliver(job: Job, run: RunFolder) -> None:
@@ -90,7 +104,9 @@ def _result(job: Job, run: RunFolder) -> dict[str, Any]:
     predicted = settled["predicted"]
     if metric == "latency_ms" and pair is not None and job.budget.relative:
         predicted *= measured["limit"] / run.stage("reach")["limit"]  # to the speed of the final rounds
-    value, limit = measured["value"], measured["limit"]
+    value, limit, others = measured["value"], measured["limit"], _others(job, run)
+    known = [value is not None, *(other["met"] is not None for other in others)]
+    held = value is not None and value <= limit and all(other["met"] for other in others)
     return {
         "budget": limit,
         "budget_metric": metric,
@@ -116,7 +132,8 @@ def _result(job: Job, run: RunFolder) -> dict[str, Any]:
         "baseline_macs": dense["macs"],
         "parity": done["parity"],
         "cut_error": run.stage("finetune")["cut_error"],
-        "budget_met": None if value is None else value <= limit,
+        "budget_met": held if all(known) else None,
+        "other_budgets": others,
         "budget_used": None if value is None else value / limit,
         "evidence": "predicted" if value is None else "measured",
         "trials": len(settled["trials"]),

@@ -8,12 +8,14 @@ from itertools import combinations
 from typing import cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hwprune.budget import Metric, Plan, Problem, solve, spell
 from hwprune.errors import BudgetError, InfeasibleError
 
 AIM = 0.975  # of the budget: inside it on both sides of the noise that is left after a clean measurement
 SECANTS = 3  # networks proposed by the secant, before widths are changed one by one
+HELD = 0.97  # of a budget: another one that is so full keeps the solver from using it up
 REACH = 6  # times two widths that are changed at once, at most
 
 
@@ -88,7 +90,7 @@ class ClosedLoop:
     past it; so later networks are changed by a width or two from the one that measured closest.
 
     Args:
-        problem: with the one budget that is measured; its limit is not used.
+        problem: the budget that is measured comes first, and its limit is not used; the others must hold as predicted.
         measure: plan → measured value of the network cut to it.
         limit: the budget, in the unit that is measured.
         trials: what is known already; at least the dense network, at best the smallest one too.
@@ -121,7 +123,15 @@ class ClosedLoop:
             self.trials.append(Trial(dict(plan.widths), self._predicted(plan), value))
             if self._settled(value):
                 return Settlement(plan=plan, trials=tuple(self.trials), inside=True)
+            if value <= self.limit and self._held_by_others(plan):
+                return Settlement(plan=plan, trials=tuple(self.trials), inside=False)
         return self._best()
+
+    def _held_by_others(self, plan: Plan) -> bool:
+        """Whether other budgets keep the solver from using this one up."""
+        asked = plan.budgets[self._metric]
+        full = any(plan.used[name] >= HELD * limit for name, limit in plan.budgets.items() if name != self._metric)
+        return full and plan.used[self._metric] < HELD * asked
 
     def _settled(self, value: float) -> bool:
         return self.window.holds(value / self.limit, self.window.margin)
@@ -149,7 +159,10 @@ class ClosedLoop:
         metric = self._metric
         try:
             plan = self.solver(
-                replace(self.problem, budgets={metric: max(at, self.problem.least()[metric] * (1 + 1e-6))})
+                replace(
+                    self.problem,
+                    budgets={**self.problem.budgets, metric: max(at, self.problem.least()[metric] * (1 + 1e-6))},
+                )
             )
         except InfeasibleError:
             return None
@@ -173,7 +186,8 @@ class ClosedLoop:
             columns = {group: np.array([w[group] for w in beside]) for group in widths}
             predicted = self.problem.evaluate_each(self._metric, columns)
             expected = (start.measured + rate * (predicted - start.predicted)) / self.limit
-            news = [self._is_news(w, float(p)) for w, p in zip(beside, predicted, strict=True)]
+            allowed = self._within_others(columns)
+            news = [fits and self._is_news(w, float(p)) for w, p, fits in zip(beside, predicted, allowed, strict=True)]
             inside = [self.window.holds(e, 2 * self.window.margin) for e in expected]
             fitting = [w for w, new, fits in zip(beside, news, inside, strict=True) if new and fits]
             if fitting:
@@ -182,6 +196,14 @@ class ClosedLoop:
             widths = beside[closest]
             nearest = widths if news[closest] else nearest
         return None if nearest is None else self._plan(nearest)
+
+    def _within_others(self, columns: Mapping[str, NDArray[np.int64]]) -> NDArray[np.bool_]:
+        """Which candidates hold the budgets that are not measured here."""
+        others = {name: limit for name, limit in self.problem.budgets.items() if name != self._metric}
+        held = [self.problem.evaluate_each(name, columns) <= limit for name, limit in others.items()]
+        count = len(next(iter(columns.values())))
+        within: NDArray[np.bool_] = np.logical_and.reduce([np.ones(count, dtype=np.bool_), *held])
+        return within
 
     def _changed(self, widths: Mapping[str, int]) -> list[dict[str, int]]:
         """All widths that differ in one group or two, by one step each."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -14,7 +14,7 @@ from hwprune.compression.job import Job
 from hwprune.compression.settle import ClosedLoop, Settlement, Trial, Window, correct
 from hwprune.deploy import channel_block, compare, export_onnx, measure_one, predictor
 from hwprune.deploy.profiling import profile_model
-from hwprune.errors import BudgetError
+from hwprune.errors import BudgetError, InputError
 from hwprune.files import write_atomic
 from hwprune.footprint import weight_bytes
 from hwprune.latency import LatencyTable
@@ -35,6 +35,7 @@ from hwprune.training import (
 )
 
 PARITY_SAMPLES = 64
+CAP_MARGIN = 0.005  # of budgets that are held by prediction alone: a file's own bytes are not exactly additive
 SLACK = 1.05  # of the budget while pruning goes on; the last step takes it back
 
 
@@ -83,8 +84,23 @@ def latency_table(job: Job, run: RunFolder) -> dict[str, Any]:
     return {"file": path.name, "source": "measured for this run"}
 
 
+def caps(job: Job, run: RunFolder) -> dict[str, float]:
+    """Limits of the budgets beside the one that is used up, by metric."""
+    dense = run.stage("baseline")
+    limits: dict[str, float] = {}
+    for budget in job.config.budgets[1:]:
+        today = dense[budget.metric]
+        if today is None:
+            raise InputError(
+                f"target {job.target.name!r} does not tell how much memory a network takes",
+                hint="leave out --memory, or give it as the only budget",
+            )
+        limits[budget.metric] = budget.resolve(float(today))
+    return limits
+
+
 def pricing(job: Job, run: RunFolder) -> Pricing:
-    """Prices of all widths under the budget's metric."""
+    """Prices of all widths under the budgets' metrics."""
     table = LatencyTable.load(run.path / "table.json") if job.budget.metric == "latency_ms" else None
     dense, step = run.stage("baseline"), job.config.channel_step
     stored = weight_bytes(job.network, job.target.precision)
@@ -96,6 +112,7 @@ def pricing(job: Job, run: RunFolder) -> Pricing:
         step=max(step, dense["channel_block"]) if job.budget.metric == "memory_bytes" else step,
         target=job.target,
         graph_bytes=max(0.0, dense["size_bytes"] - weights),
+        caps={metric: limit * (1 - CAP_MARGIN) for metric, limit in caps(job, run).items()},
         weights_in_flash=job.config.weights_in_flash,
     )
 
@@ -129,6 +146,8 @@ def reach(job: Job, run: RunFolder) -> dict[str, Any]:
         BudgetError: the budget is below what the smallest network measures; says the least.
     """
     prices = pricing(job, run)
+    for metric, most in prices.caps.items():
+        _check_reach(most, prices.value(prices.smallest, metric), cast(Metric, metric))
     dense, smallest = prices.value(prices.dense), prices.value(prices.smallest)
     if not _can_measure(job, run):
         limit = job.budget.resolve(dense)
@@ -252,7 +271,7 @@ def settle(job: Job, run: RunFolder) -> dict[str, Any]:
         plan = solver(pruner.problem(limit))
         settlement = Settlement(plan=plan, trials=(), inside=True)
     elif limit >= trials[0].measured:
-        job.progress.say("the dense network is inside the budget: nothing is cut")
+        job.progress.say(f"the dense network is inside the budget of {spell(job.budget.metric, limit)}")
         settlement = Settlement(plan=solver(pruner.problem(trials[0].predicted)), trials=tuple(trials), inside=False)
     else:
         measure = _announced(job, run, limit, pruner)

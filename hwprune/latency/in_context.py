@@ -35,7 +35,7 @@ from hwprune.targets.connection import Connection, Visit
 BATCH = 16  # networks between two looks at how well the next ones are predicted
 NETWORKS = (48, 112)  # least, and most while the error on unseen networks is above GOOD_ENOUGH
 GOOD_ENOUGH = 0.01  # median relative error
-SECONDS = 60.0  # after which no more networks are begun, however well these are predicted
+SECONDS = 60.0  # after which nothing is visited again, and no networks beyond the least are begun
 REVISITS, SLOW = 3, 1.05  # how often a network is visited again when its anchor was so much slower than the fastest
 ROUNDS, BURST, MAX_SECONDS = 24, 3, 2.0
 FOLDS = 5
@@ -102,7 +102,7 @@ class NetworkProfiler:
         self._observations: list[Observation] = []
         self._tested: list[HeldOut] = []  # batches that were predicted before they were measured
         self._conditions = Conditions()
-        self._step = 0
+        self._step, self._begin = 0, 0.0
 
     def live(
         self,
@@ -121,11 +121,11 @@ class NetworkProfiler:
         Raises:
             MeasurementError: the device is too busy.
         """
-        begin = time.monotonic()
+        self._begin = time.monotonic()
         self._step = step_from(connection.run(probe_visits(self._subject.probes, seed=self._seed)))
         least, most = networks if self._subject.channels else (1, 1)
         while (done := len(self._observations)) < most and not (done >= least and self._good_enough()):
-            if done >= TESTED_FROM + BATCH and time.monotonic() - begin > SECONDS:
+            if done >= TESTED_FROM + BATCH and self._late():
                 break
             designed = self._designed(min(BATCH, most - done), self._step, part=done)
             batch = []
@@ -136,6 +136,9 @@ class NetworkProfiler:
             self._accept(self._revisited(connection, designed, batch))
             self._conditions.check(connection.fingerprint())
         return self.table(connection.fingerprint())
+
+    def _late(self) -> bool:
+        return time.monotonic() - self._begin > SECONDS
 
     def _observed(
         self, connection: Connection, designed: Sequence[Widths], numbers: Sequence[int], again: int = 0
@@ -149,6 +152,8 @@ class NetworkProfiler:
     ) -> list[Observation]:
         """Visit again where the anchor ran slowly: something outside our sight had a part of the processor."""
         for attempt in range(1, REVISITS + 1):
+            if self._late():
+                break
             fastest = min(one.anchor_ms for one in (*self._observations, *batch))
             slow = [index for index, one in enumerate(batch) if one.anchor_ms > SLOW * fastest]
             numbers = [len(self._observations) + index for index in slow]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,15 +24,22 @@ class Pricing:
     Attributes:
         metric: ``latency_ms``, ``size_bytes``, ``memory_bytes`` or ``macs``.
         widths: group name → allowed widths, ascending, the dense width last.
-        costs: one array per layer that costs anything.
+        costs: one array per layer and metric that costs anything.
+        caps: other metric → limit that must hold as well.
     """
 
     metric: str
     widths: dict[str, tuple[int, ...]]
     costs: tuple[Cost, ...]
+    caps: Mapping[str, float] = field(default_factory=dict)
 
     def problem(
-        self, scores: Mapping[str, NDArray[np.float64]], kept: Mapping[str, list[int]], limit: float
+        self,
+        scores: Mapping[str, NDArray[np.float64]],
+        kept: Mapping[str, list[int]],
+        limit: float,
+        *,
+        caps: Mapping[str, float] | None = None,
     ) -> Problem:
         """The budget problem at these saliencies.
 
@@ -40,17 +47,24 @@ class Pricing:
             scores: group name → saliency of every channel, shape (channels,).
             kept: group name → channels that are still there; only these can be kept.
             limit: the budget, in the unit of ``metric``.
+            caps: limits of the other metrics, instead of their own.
         """
         choices: dict[str, Choices] = {}
         for group, allowed in self.widths.items():
             alive = kept[group]
             widths = (*(width for width in allowed if width < len(alive)), len(alive))
             choices[group] = rank(np.asarray(scores[group])[alive], widths)
-        return Problem(groups=choices, costs=self.costs, budgets={self.metric: limit})
+        budgets = {self.metric: limit, **(self.caps if caps is None else caps)}
+        return Problem(groups=choices, costs=self.costs, budgets=budgets)
 
-    def value(self, widths: Mapping[str, int]) -> float:
-        """Predicted cost of the network at these widths, in the unit of ``metric``."""
-        return float(total(self.costs, widths))
+    def value(self, widths: Mapping[str, int], metric: str | None = None) -> float:
+        """Predicted cost of the network at these widths.
+
+        Args:
+            widths: group name → channels kept.
+            metric: of which; the first, if not given.
+        """
+        return float(total((cost for cost in self.costs if cost.budget == (metric or self.metric)), widths))
 
     def check_reach(self, limit: float) -> None:
         """Refuse a budget below what any allowed widths cost.
@@ -62,13 +76,14 @@ class Pricing:
         channels = self.dense
         nothing = {group: np.zeros(count) for group, count in channels.items()}
         problem = self.problem(nothing, {group: list(range(count)) for group, count in channels.items()}, limit)
-        least = problem.least()[self.metric]
-        if least > limit:
-            raise InfeasibleError(
-                f"{self.metric} cannot be brought to {limit:.6g}: the least that any widths cost is {least:.6g}",
-                least={self.metric: least},
-                hint=f"give a budget of at least {least:.6g}, or a model with more that can be cut",
-            )
+        for metric, least in problem.least().items():
+            if least > problem.budgets[metric]:
+                raise InfeasibleError(
+                    f"{metric} cannot be brought to {problem.budgets[metric]:.6g}: the least that any widths cost is "
+                    f"{least:.6g}",
+                    least={metric: least},
+                    hint=f"give a budget of at least {least:.6g}, or a model with more that can be cut",
+                )
 
     @property
     def dense(self) -> dict[str, int]:
@@ -90,6 +105,7 @@ def price(
     target: Target | None = None,
     graph_bytes: float = 0.0,
     weights_in_flash: bool = False,
+    caps: Mapping[str, float] | None = None,
 ) -> Pricing:
     """Price every layer of a network over the allowed widths of its groups.
 
@@ -103,6 +119,7 @@ def price(
             ONNX Runtime if not given.
         graph_bytes: of an engine file besides its weights.
         weights_in_flash: memory holds activations alone.
+        caps: other metric → limit that must hold as well; they are priced over the same widths.
 
     Raises:
         BudgetError: nothing in the network can be cut.
@@ -116,16 +133,18 @@ def price(
     step = table.channel_step if table is not None else step
     allowed = {group.name: allowed_widths(group.channels, step) for group in network.cuttable}
     target = target or Target(name="any")
-    if metric == "latency_ms":
-        assert table is not None, "a latency budget needs a latency table"
-        costs = _latency_costs(network, table, allowed)
-    elif metric == "size_bytes":
-        costs = size_costs(network, allowed, target.precision, graph_bytes)
-    elif metric == "memory_bytes":
-        costs = memory_costs(network, allowed, target, weights_in_flash=weights_in_flash)
-    else:
-        costs = macs_costs(network, allowed)
-    return Pricing(metric=metric, widths=allowed, costs=tuple(costs))
+    costs: list[Cost] = []
+    for one in (metric, *(caps or {})):
+        if one == "latency_ms":
+            assert table is not None, "a latency budget needs a latency table"
+            costs += _latency_costs(network, table, allowed)
+        elif one == "size_bytes":
+            costs += size_costs(network, allowed, target.precision, graph_bytes)
+        elif one == "memory_bytes":
+            costs += memory_costs(network, allowed, target, weights_in_flash=weights_in_flash)
+        else:
+            costs += macs_costs(network, allowed)
+    return Pricing(metric=metric, widths=allowed, costs=tuple(costs), caps=dict(caps or {}))
 
 
 def _latency_costs(network: Network, table: LatencyTable, allowed: Mapping[str, tuple[int, ...]]) -> Iterator[Cost]:

@@ -58,7 +58,8 @@ class BudgetPruner:
         model: the bare module (not its DDP or Fabric wrapper), the one that was traced.
         network: ``trace(model, example)``.
         pricing: what every width costs (:func:`hwprune.pruning.price`).
-        limit: the budget in the unit of ``pricing.metric``, as the pricing predicts it.
+        limit: the budget in the unit of ``pricing.metric``, as the pricing predicts it; the limits of other metrics
+            are the pricing's.
         schedule: how many steps, how far apart.
         criterion: saliency of a channel; HALP's first-order Taylor on batch norm if not given.
         solver: what chooses the widths, see :data:`hwprune.budget.SOLVERS`; the joint optimum if not given.
@@ -85,8 +86,10 @@ class BudgetPruner:
         self.masks = Masks(model, network)
         self._accumulator = Accumulator(network, criterion or TaylorBatchNorm())
         self._solve, self._calls = solver, 0
-        dense = pricing.value(pricing.dense)
-        self._targets = geometric(dense, min(limit, dense), self.schedule.steps)
+        self._targets = {
+            metric: geometric(dense := pricing.value(pricing.dense, metric), min(most, dense), self.schedule.steps)
+            for metric, most in {pricing.metric: limit, **pricing.caps}.items()
+        }
 
     @property
     def finished(self) -> bool:
@@ -105,13 +108,15 @@ class BudgetPruner:
             self._accumulator.update(self.model)
             done, rest = divmod(self._calls, self.schedule.interval)
             if rest == 0 and done < self.schedule.steps:
-                self._prune(self._targets[done - 1])
+                self._prune({metric: targets[done - 1] for metric, targets in self._targets.items()})
         self.masks.apply()
 
-    def _prune(self, target: float) -> None:
-        problem = self.problem(target)
-        if self.pricing.value(self.widths) > target * (1 + ROUNDING):
-            self._mask(self._solve(problem))
+    def _prune(self, targets: dict[str, float]) -> None:
+        metric = self.pricing.metric
+        caps = {other: target for other, target in targets.items() if other != metric}
+        if any(self.pricing.value(self.widths, one) > target * (1 + ROUNDING) for one, target in targets.items()):
+            scores = self._accumulator.scores()
+            self._mask(self._solve(self.pricing.problem(scores, self.masks.kept, targets[metric], caps=caps)))
         self._accumulator.reset()
 
     def _mask(self, plan: Plan) -> None:

@@ -59,8 +59,15 @@ def verdict(result: Mapping[str, Any]) -> str:
     if result["budget_met"] is None:
         predicted = quantity(metric, result["predicted"])
         return f"{promise}: {predicted} predicted, not measured; hwprune bench on the device completes it"
-    kept = "met" if result["budget_met"] else "MISSED"
-    return f"{promise}: {kept}, {quantity(metric, result['measured'])} measured, {result['budget_used']:.1%} of it"
+    kept = "met" if result["budget_used"] <= 1 else "MISSED"
+    said = f"{promise}: {kept}, {quantity(metric, result['measured'])} measured, {result['budget_used']:.1%} of it"
+    return "; ".join([said, *map(_other, result.get("other_budgets", ()))])
+
+
+def _other(budget: Mapping[str, Any]) -> str:
+    """The promise of a budget beside the first."""
+    limit, measured = (quantity(budget["metric"], budget[key]) for key in ("limit", "measured"))
+    return f"budget {limit} ({budget['requested']}): {'met' if budget['met'] else 'MISSED'}, {measured}"
 
 
 def summary_table(document: Mapping[str, Any]) -> Table:

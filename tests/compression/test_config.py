@@ -42,19 +42,21 @@ def test_the_one_budget(name: str, text: str, expected: Budget) -> None:
     assert found.value == pytest.approx(expected.value)
 
 
-@pytest.mark.parametrize(
-    ("values", "says"),
-    [
-        (without("latency"), "0 budgets were given (none)"),
-        (without(size="1MB"), "2 budgets were given (latency, size)"),
-        (without("latency", memory="1MB", macs="1M"), "2 budgets were given (memory, macs)"),
-    ],
-)
-def test_exactly_one_budget(values: dict[str, Any], says: str) -> None:
+def test_a_budget_is_needed() -> None:
     with pytest.raises(BudgetError) as caught:
-        read_config(values)
-    assert caught.value.message == says
+        read_config(without("latency"))
+    assert caught.value.message == "0 budgets were given"
     assert "--latency 0.5x" in caught.value.hint
+
+
+def test_of_several_budgets_the_first_is_used_up() -> None:
+    """Latency before memory, size and operations, however they were given."""
+    config = read_config(without("latency", size="1MB", macs="1M", memory="2MB"))
+    assert [budget.metric for budget in config.budgets] == ["memory_bytes", "size_bytes", "macs"]
+    assert config.budget == config.budgets[0]
+    assert read_config(without(size="1MB")).budget.metric == "latency_ms"
+    with pytest.raises(InputError, match="method halp-oneshot takes one budget, and 2 were given"):
+        read_config(without(size="1MB", method="halp-oneshot"))
 
 
 @pytest.mark.parametrize("budget", ["0x", "-1ms", "101x", "nanx", "8", "fast", "2MB", ""])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from hwprune.footprint import footprint
 from hwprune.latency import LatencyTable, predict
 from hwprune.network import cut, load_weights, trace
 from hwprune.report import write_report
+from hwprune.report.summary import verdict
 from hwprune.targets import load_target, runtime_for
 from hwprune.training import load_data
 
@@ -78,7 +78,7 @@ def test_macs(tmp_path: Path, device: Any) -> None:
 
 def test_size_in_bytes(tmp_path: Path, device: Any) -> None:
     with device():
-        run = compress(config(tmp_path / "run", size="40kB", method="halp-oneshot", saliency_batches=6, epochs=0))
+        run = compress(config(tmp_path / "run", size="40kB", method="joint-oneshot", saliency_batches=6, epochs=0))
     result = check_run(run.path)
     assert result["budget"] == 40_000
     assert result["measured"] == result["size_bytes"] <= 40_000
@@ -86,6 +86,23 @@ def test_size_in_bytes(tmp_path: Path, device: Any) -> None:
     events = RunFolder.load(run.path).history()
     assert [event["event"] for event in events] == ["trial"] * len(events)  # nothing was trained
     assert len(events) >= result["trials"] - 2 > 0
+
+
+@pytest.mark.parametrize(("macs", "binding"), [("0.5x", "macs"), ("0.9x", "size_bytes")])
+def test_several_budgets_hold_together(tmp_path: Path, device: Any, macs: str, binding: str) -> None:
+    """The first is used up as far as the others allow."""
+    with device():
+        run = compress(config(tmp_path / "run", size="0.6x", macs=macs, prune_epochs=1, epochs=0))
+    result = check_run(run.path)
+    (other,) = result["other_budgets"]
+    assert (result["budget_metric"], other["metric"]) == ("size_bytes", "macs")
+    assert result["size_bytes"] <= result["budget"] == pytest.approx(0.6 * result["baseline_size_bytes"])
+    assert other["measured"] == result["macs"] <= other["limit"]
+    assert other["limit"] == pytest.approx(float(macs[:-1]) * dense_macs())
+    assert (run.budget_met, other["met"]) == (True, True)
+    used = {"size_bytes": result["budget_used"], "macs": other["measured"] / other["limit"]}
+    assert used[binding] > 0.94
+    assert verdict(result).count("met") == 2
 
 
 @pytest.mark.parametrize("alone", [False, True])
@@ -184,11 +201,11 @@ def test_an_engine_delivered_outside_the_window_is_solved_again(
     assert [event["attempt"] for event in events if event["event"] == "epoch"] == [0, 0, 1, 1]
     # what the first engine measured when delivered is among the trials, in place of what the loop had measured
     trials = run.document["stages"]["settle"]["trials"]
-    settled = next(
-        b for a, b in itertools.pairwise(reversed(events)) if a.get("attempt") == 0 and b["event"] == "trial"
-    )
-    (seen,) = [trial["measured"] for trial in trials if trial["widths"] == settled["widths"]]
-    assert seen == pytest.approx(factor * settled["measured"])
+    begun = next(place for place, event in enumerate(events) if event["event"] == "epoch")
+    measured = {tuple(e["widths"].values()): e["measured"] for e in events[:begun] if e["event"] == "trial"}
+    ratios = [t["measured"] / measured[key] for t in trials if (key := tuple(t["widths"].values())) in measured]
+    assert sorted(ratios, key=lambda ratio: abs(ratio - 1))[-1] == pytest.approx(factor)
+    assert sum(ratio != pytest.approx(1) for ratio in ratios) == 1
 
 
 def test_an_engine_always_slower_than_its_trial_is_reported_as_it_is(
