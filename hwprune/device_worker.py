@@ -9,13 +9,14 @@ by name), ``runtime`` and ``visits`` (requests, see :func:`run_visit`), all of t
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 import json
 import os
 import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,29 @@ def _runner() -> Any:
     return importlib.import_module("hwprune.device_runner" if __package__ else "run")
 
 
-def run_visit(request: Mapping[str, Any], models: Mapping[str, bytes | str]) -> dict[str, Any]:
+class Kept:
+    """Engines that stay open from one visit to the next.
+
+    Where an engine's memory happens to lie makes some per cent, which must not change for what all visits are measured
+    against.
+    """
+
+    def __init__(self) -> None:
+        self._engines: dict[str, Any] = {}
+
+    def engine(self, name: str, open_engine: Callable[[], Any]) -> Any:
+        """The engine of that name, opened when it is first asked for."""
+        if name not in self._engines:
+            self._engines[name] = open_engine()
+        return self._engines[name]
+
+    def close(self) -> None:
+        """Close all of them."""
+        while self._engines:
+            self._engines.popitem()[1].close()
+
+
+def run_visit(request: Mapping[str, Any], models: Mapping[str, bytes | str], kept: Kept) -> dict[str, Any]:
     """Make one visit.
 
     Args:
@@ -35,6 +58,8 @@ def run_visit(request: Mapping[str, Any], models: Mapping[str, bytes | str]) -> 
             ``instrumented`` (names), ``anchor`` and ``null`` (files), ``rounds``, ``burst``, ``attempts``,
             ``max_seconds``, ``min_clean``.
         models: contents, or path, by file.
+        kept: holds the empty model and the anchor, which are opened once for all visits with these two files and
+            settings.
 
     Returns:
         ``id``, ``candidates``, ``kernels``, ``clock`` and ``contention``; or ``id`` and ``error``, of which ``kind`` is
@@ -43,7 +68,7 @@ def run_visit(request: Mapping[str, Any], models: Mapping[str, bytes | str]) -> 
     """
     runner = _runner()
     try:
-        return _visit(runner, request, models)
+        return _visit(runner, request, models, kept)
     except runner.MeasurementRefused as error:
         kind, message = "refused", str(error)
     except (runner.BadInput, runner.NotInstrumented) as error:
@@ -55,24 +80,28 @@ def run_visit(request: Mapping[str, Any], models: Mapping[str, bytes | str]) -> 
     return {"id": request["id"], "error": {"kind": kind, "message": message}}
 
 
-def _visit(runner: Any, request: Mapping[str, Any], models: Mapping[str, bytes | str]) -> dict[str, Any]:
-    wanted = {NULL: request["null"], ANCHOR: request["anchor"], **request["models"]}
-    wanted.update({f"{name}{INSTRUMENTED}": request["models"][name] for name in request["instrumented"]})
-    engines: dict[str, Any] = {}
+def _visit(runner: Any, request: Mapping[str, Any], models: Mapping[str, bytes | str], kept: Kept) -> dict[str, Any]:
+    settings = {key: request[key] for key in ("runtime", "threads")}
+
+    def opened(file: str, precision: str, *, instrumented: bool = False) -> Any:
+        return runner.open_engine(models[file], precision=precision, instrumented=instrumented, **settings)
+
+    # fp32: the same for all targets
+    fixed = {name: kept.engine(name, functools.partial(opened, request[name], "fp32")) for name in (NULL, ANCHOR)}
+    engines, precision = dict(fixed), request["precision"]
     try:
-        settings = {key: request[key] for key in ("runtime", "threads")}
-        for name, file in wanted.items():
-            instrumented = name not in request["models"] and name.endswith(INSTRUMENTED)
-            precision = "fp32" if name in (NULL, ANCHOR) else request["precision"]  # the same for all targets
-            engines[name] = runner.open_engine(models[file], precision=precision, instrumented=instrumented, **settings)
+        for name, file in request["models"].items():
+            engines[name] = opened(file, precision)
+        for name in request["instrumented"]:
+            engines[f"{name}{INSTRUMENTED}"] = opened(request["models"][name], precision, instrumented=True)
         calls = {name: one.bind(runner.example_feeds(one, request["seed"])) for name, one in engines.items()}
         limits = {key: request[key] for key in ("threads", "seed", "rounds", "burst", "attempts", "max_seconds")}
         cpu_time = all(engine.cpu_time for engine in engines.values())
         found = runner.measure(calls, cpu_time=cpu_time, min_clean=request["min_clean"], **limits)
         kernels = {name: _summary(engines[f"{name}{INSTRUMENTED}"].kernels()) for name in request["instrumented"]}
     finally:
-        for engine in engines.values():
-            engine.close()
+        for name in engines.keys() - fixed.keys():
+            engines[name].close()
     told = {key: found[key] for key in ("candidates", "clock", "contention")}
     return {"id": request["id"], **told, "kernels": kernels}
 
@@ -162,9 +191,11 @@ def _work(folder: Path) -> str | None:
     known, done = _finished(results)
     if not known:
         _append(results, head)
+    kept = Kept()
     for request in job["visits"]:
         if request["id"] not in done:
-            _append(results, run_visit(request, {file: str(folder / file) for file in job["files"]}))
+            _append(results, run_visit(request, {file: str(folder / file) for file in job["files"]}, kept))
+    kept.close()
     return None
 
 

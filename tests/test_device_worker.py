@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from hwprune import device_runner, device_worker
-from hwprune.device_worker import run_visit
+from hwprune.device_worker import Kept, run_visit
 from hwprune.targets import device_files, known_targets, runtime_for
 
 from .engines import networks
@@ -239,7 +239,7 @@ def kind_of(reply: dict[str, Any]) -> str:
 
 
 def test_a_model_that_cannot_be_opened() -> None:
-    reply = run_visit(request(), {**CONTENTS, "a.onnx": b"junk"})
+    reply = run_visit(request(), {**CONTENTS, "a.onnx": b"junk"}, Kept())
     assert kind_of(reply) == "bad_input"
     assert "onnxruntime cannot open the model" in reply["error"]["message"]
 
@@ -249,12 +249,12 @@ def test_kernels_that_nobody_can_time(runtime: str) -> None:
     if runtime == "ncnn" and runtime_for(known_targets()["local-ncnn"]).unavailable():
         pytest.skip("ncnn is not installed")
     contents = {name: in_format(content, runtime) for name, content in CONTENTS.items()}
-    assert kind_of(run_visit(request(runtime=runtime), contents)) == "bad_input"
+    assert kind_of(run_visit(request(runtime=runtime), contents, Kept())) == "bad_input"
 
 
 def test_a_runtime_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    assert kind_of(run_visit(request(), CONTENTS)) == "missing"
+    assert kind_of(run_visit(request(), CONTENTS, Kept())) == "missing"
 
 
 def test_a_busy_device(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,7 +262,7 @@ def test_a_busy_device(monkeypatch: pytest.MonkeyPatch) -> None:
         raise device_runner.MeasurementRefused("3% of the samples were clean")
 
     monkeypatch.setattr(device_runner, "measure", refuse)
-    reply = run_visit(request(), CONTENTS)
+    reply = run_visit(request(), CONTENTS, Kept())
     assert kind_of(reply) == "refused"
     assert reply["error"]["message"] == "3% of the samples were clean"
 
@@ -272,10 +272,27 @@ def test_a_runtime_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = device_runner.engine_module("onnxruntime").Engine
     monkeypatch.setattr(engine, "bind", lambda *_: 1 / 0)
     monkeypatch.setattr(engine, "close", lambda self: closed.append(id(self)))
-    reply = run_visit(request(), CONTENTS)
+    kept = Kept()
+    reply = run_visit(request(), CONTENTS, kept)
     assert kind_of(reply) == "crashed"
     assert "ZeroDivisionError" in reply["error"]["message"]
+    assert len(set(closed)) == 3
+    kept.close()
     assert len(set(closed)) == 5
+
+
+def test_what_all_visits_are_measured_against_is_opened_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Any] = []
+    open_engine = device_runner.open_engine
+    monkeypatch.setattr(
+        device_runner, "open_engine", lambda model, **s: opened.append(model) or open_engine(model, **s)
+    )
+    kept = Kept()
+    for _ in range(3):
+        assert "error" not in run_visit(request(), CONTENTS, kept)
+    assert len(opened) == 2 + 3 * 3
+    kept.close()
+    kept.close()
 
 
 def test_what_the_clock_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,7 +309,9 @@ def test_what_the_clock_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
         }
 
     monkeypatch.setattr(device_runner, "measure", measure)
-    reply = run_visit(request(threads=2, rounds=7, burst=6, attempts=2, max_seconds=1.5, min_clean=0.4), CONTENTS)
+    reply = run_visit(
+        request(threads=2, rounds=7, burst=6, attempts=2, max_seconds=1.5, min_clean=0.4), CONTENTS, Kept()
+    )
     limits = {"rounds": 7, "burst": 6, "attempts": 2, "max_seconds": 1.5, "min_clean": 0.4, "seed": 3, "threads": 2}
     assert asked == {**limits, "cpu_time": True}
     assert set(reply) == {"id", "candidates", "kernels", "clock", "contention"}

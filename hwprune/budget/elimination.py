@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 from .graph import Floats, Graph, Scope
 
-MOST_ENTRIES = 20_000_000  # of the largest table
+MOST_ENTRIES = 30_000_000  # of all tables together: 240 MB
 NEVER = -1e30  # of states that exclude each other; finite, so that differences stay numbers
 
 
 class TooWide(Exception):
-    """Elimination would need a table that is too large."""
+    """Elimination would need tables that are too large."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Elimination:
         graph: its sums and ties are always respected.
 
     Raises:
-        TooWide: no table may be larger than ``MOST_ENTRIES``.
+        TooWide: all tables together may have ``MOST_ENTRIES``.
     """
 
     def __init__(self, graph: Graph) -> None:
@@ -126,10 +126,12 @@ def _planned(sizes: Sequence[int], scopes: Iterable[Scope]) -> tuple[list[int], 
             neighbours[variable] |= set(scope) - {variable}
     order: list[int] = []
     scoped: list[Scope] = []
+    left = MOST_ENTRIES
     while neighbours:
         entries = {v: math.prod(sizes[n] for n in near) * sizes[v] for v, near in neighbours.items()}
         chosen = min(entries, key=lambda variable: (entries[variable], variable))
-        if entries[chosen] > MOST_ENTRIES:
+        left -= entries[chosen]
+        if left < 0:
             raise TooWide
         near = neighbours.pop(chosen)
         for variable in near:

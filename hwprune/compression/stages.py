@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from torch import nn
 
-from hwprune.budget import SOLVERS, Metric, Plan, spell
+from hwprune.budget import SOLVERS, Metric, Plan, spell, write_problem
 from hwprune.compression.folder import RunFolder
 from hwprune.compression.gauge import Gauge, LatencyGauge, MacsGauge, MemoryGauge, SizeGauge
 from hwprune.compression.job import Job
@@ -194,7 +194,8 @@ def explore(job: Job, run: RunFolder) -> dict[str, Any]:
     iterations = config.saliency_batches if oneshot else config.prune_epochs * steps_per_epoch(job.data, settings)
     steps = min(steps, iterations)
     prices, trials = pricing(job, run), _trials(run)
-    limit = _as_predicted(run.stage("reach")["limit"], trials)
+    # What is masked on the way stays cut: a limit taken too low would put the window out of reach of the last step.
+    limit = _as_predicted(run.stage("reach")["limit"], trials, slack=SLACK)
     pruner = BudgetPruner(
         model,
         job.network,
@@ -212,11 +213,8 @@ def explore(job: Job, run: RunFolder) -> dict[str, Any]:
     return {"steps": steps, "widths": pruner.widths}
 
 
-def _as_predicted(limit: float, trials: list[Trial]) -> float:
-    """A measured limit in the table's own unit, by the dense and the smallest network; rather too much than too little.
-
-    What is masked on the way stays cut, so a limit taken too low would put the window out of reach of the last step.
-    """
+def _as_predicted(limit: float, trials: list[Trial], *, slack: float) -> float:
+    """A measured limit in the table's own unit, by the dense and the smallest network."""
     if not trials:
         return limit
     dense = trials[0]
@@ -224,7 +222,7 @@ def _as_predicted(limit: float, trials: list[Trial]) -> float:
         return max(limit * dense.predicted / dense.measured, dense.predicted)
     least = trials[1]
     rate = (dense.predicted - least.predicted) / (dense.measured - least.measured)
-    return SLACK * (least.predicted + rate * (limit - least.measured))
+    return slack * (least.predicted + rate * (limit - least.measured))
 
 
 def _collect(job: Job, model: nn.Module, pruner: BudgetPruner) -> None:
@@ -267,6 +265,7 @@ def settle(job: Job, run: RunFolder) -> dict[str, Any]:
     """Solve the last prune step so that the exported network measures inside the budget; write plan.json."""
     _, pruner = explored(job, run)
     trials, limit, solver = _trials(run), float(run.stage("reach")["limit"]), SOLVERS[job.config.solver]
+    write_atomic(run.path / "problem.json", write_problem(pruner.problem(_as_predicted(limit, trials, slack=1.0))))
     if not _can_measure(job, run):
         plan = solver(pruner.problem(limit))
         settlement = Settlement(plan=plan, trials=(), inside=True)

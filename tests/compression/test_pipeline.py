@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hwprune import device_runner
-from hwprune.budget import Plan
+from hwprune.budget import Plan, read_problem
 from hwprune.compression import CompressConfig, InMemory, RunFolder, compress, pipeline, resumed_config, stages
 from hwprune.compression.stages import Trial
 from hwprune.deploy import Bundle, measure_memory
@@ -44,6 +44,7 @@ def check_run(path: Path) -> dict[str, Any]:
     load_weights(smaller, path / "model.safetensors")
     network = trace(smaller, EXAMPLE)
     result = document["result"]
+    assert read_problem((path / "problem.json").read_text()).groups.keys() == plan.widths.keys()
     assert {name: network.dense_widths[name] for name in plan.widths} == plan.widths
     assert result["macs"] == sum(layer.macs for layer in network.layers)
     assert result["parameters"] == sum(parameter.numel() for parameter in smaller.parameters())

@@ -29,7 +29,7 @@ class LocalConnection(Connection):
         target.check_reachable()
         self._target, self._runtime = target, runtime_for(target)
         self._runtime.check(target)
-        self._fixed = {NULL: null, ANCHOR: anchor}
+        self._fixed, self._kept = {NULL: null, ANCHOR: anchor}, device_worker.Kept()
 
     def fingerprint(self) -> dict[str, Any]:
         """See ``Connection.fingerprint``."""
@@ -40,10 +40,14 @@ class LocalConnection(Connection):
         for visit in visits:
             if visit.instrumented and not self._runtime.kernels:
                 raise InputError(f"{self._runtime.name} does not tell what kernels take", hint="measure whole networks")
-            reply = device_worker.run_visit(self._request(visit), {**visit.models, **self._fixed})
+            reply = device_worker.run_visit(self._request(visit), {**visit.models, **self._fixed}, self._kept)
             if "error" in reply:
                 raise error_of(reply["error"], visit)
             yield reply
+
+    def close(self) -> None:
+        """See ``Connection.close``."""
+        self._kept.close()
 
     def _request(self, visit: Visit) -> dict[str, Any]:
         settings = ("id", "instrumented", "rounds", "burst", "attempts", "max_seconds", "min_clean", "seed")

@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from hwprune.device_runner import BadInput, NotInstrumented, example_feeds, measure, open_engine
-from hwprune.device_worker import run_visit
+from hwprune.device_worker import Kept, run_visit
 from hwprune.engines import cudart
 from hwprune.engines.tensorrt_engine import Engine, available, version
 from hwprune.engines.tensorrt_plan import Build
@@ -221,7 +221,7 @@ def test_a_visit(fake: Any, precision: str) -> None:
         **{"models": {"n": "net"}, "instrumented": ["n"], "null": "plain", "anchor": "plain"},
         **{"rounds": 5, "burst": 2, "attempts": 3, "max_seconds": 5.0, "min_clean": 0.0},
     }
-    reply = run_visit(request, models)
+    reply = run_visit(request, models, Kept())
     assert set(reply) == {"id", "candidates", "kernels", "clock", "contention"}
     assert {name: one["p50_ms"] for name, one in reply["candidates"].items()} == pytest.approx(
         dict.fromkeys(("null", "anchor", "n", "n+kernels"), 2.0)
