@@ -95,7 +95,7 @@ def measured(connection: Connection, name: str, model: bytes) -> dict[str, float
     about: the mean over the fastest sixth of the rounds.
     """
     openings = [f"{NETWORK} {index}" for index in range(3)]
-    visit = Visit(id=name, models=dict.fromkeys(openings, model), rounds=18, burst=4, max_seconds=8.0)
+    visit = Visit(id=name, models=dict.fromkeys(openings, model), rounds=100, burst=4, max_seconds=6.0)
     (reply,) = connection.run([visit])
     seen, anchor = [reply["candidates"][opening] for opening in openings], reply["candidates"]["anchor"]
     medians = [device_runner.ratio(reply, opening, "anchor", samples=1)["median"] for opening in openings]

@@ -12,7 +12,7 @@ from hwprune.cli.output import emit
 from hwprune.errors import InputError
 
 if TYPE_CHECKING:
-    from hwprune.compression import CompressConfig
+    from hwprune.compression import CompressConfig, Sweep
 
 NAME = "compress"
 
@@ -35,7 +35,7 @@ def command(
     precision: Precision = None,
     batch: Batch = None,
     table: Annotated[Path | None, typer.Option(help="Latency table of the target; measured now if absent.")] = None,
-    latency: Annotated[str | None, typer.Option(help="Latency budget: 0.5x or 8ms.")] = None,
+    latency: Annotated[str | None, typer.Option(help="Latency budget: 0.5x or 8ms; several: 0.8x,0.6x.")] = None,
     size: Annotated[str | None, typer.Option(help="File size budget: 0.5x or 2MB.")] = None,
     memory: Annotated[
         str | None,
@@ -76,8 +76,14 @@ def command(
     settings = {name: value for name, value in locals().items() if name in _SETTINGS and value is not None}
     if input_shape is not None:
         settings["input_shape"] = parse_shape(input_shape)
-    from hwprune.compression import Progress, compress, read_config, resumed_config
+    from hwprune.compression import Progress, Sweep, compress, read_config, resumed_config
 
+    sweep = Sweep.load(output) if resume else Sweep.of(settings)
+    if sweep is not None:
+        if resume:
+            asked = {name: settings[name] for name in given(context) & settings.keys()}
+            _refuse_changes(sweep.config.model_copy(update={sweep.budget: ",".join(sweep.values)}), asked)
+        return _swept(sweep, resume=resume, json=json)
     if resume:
         chosen = resumed_config(output)
         _refuse_changes(chosen, {name: settings[name] for name in given(context) & settings.keys()})
@@ -88,6 +94,19 @@ def command(
 
     emit(run.result, as_json=json, text=f"{render_text(run.document)}\n{run.path / 'report.html'}")
     return 0 if run.budget_met in (None, True) else 1
+
+
+def _swept(sweep: Sweep, *, resume: bool, json: bool) -> int:
+    """Several budgets: all runs, and a page about them."""
+    from hwprune.compression import Progress
+    from hwprune.files import write_atomic
+    from hwprune.report import render_text, sweep_page
+
+    runs, page = sweep.run(resume=resume, progress=Progress()), sweep.folder / "frontier.html"
+    write_atomic(page, sweep_page([run.document for run in runs], [run.path for run in runs]))
+    text = "\n\n".join(render_text(run.document) for run in runs)
+    emit({"runs": [run.result for run in runs], "page": str(page)}, as_json=json, text=f"{text}\n{page}")
+    return 0 if all(run.budget_met in (None, True) for run in runs) else 1
 
 
 _SETTINGS = frozenset(command.__annotations__) - {"context", "json", "config", "resume", "return"}

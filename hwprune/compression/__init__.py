@@ -8,6 +8,7 @@ from hwprune.compression.pipeline import Run as Run
 from hwprune.compression.pipeline import compress as compress
 from hwprune.compression.pipeline import resumed_config as resumed_config
 from hwprune.compression.progress import Progress as Progress
+from hwprune.compression.sweep import Sweep as Sweep
 
 __all__ = [
     "CompressConfig",
@@ -15,6 +16,7 @@ __all__ = [
     "Progress",
     "Run",
     "RunFolder",
+    "Sweep",
     "compress",
     "read_config",
     "resumed_config",

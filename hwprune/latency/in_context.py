@@ -38,6 +38,7 @@ GOOD_ENOUGH = 0.01  # median relative error
 SECONDS = 60.0  # after which nothing is visited again, and no networks beyond the least are begun
 REVISITS, SLOW = 3, 1.05  # how often a network is visited again when its anchor was so much slower than the fastest
 ROUNDS, BURST, MAX_SECONDS = 24, 3, 2.0
+VISIT_S, FEWEST_ROUNDS, MOST_ROUNDS = 0.8, 12, 96  # what rounds are adapted to, once the anchor's speed is known
 FOLDS = 5
 TESTED_FROM = 32  # networks known before others are predicted, to see how well
 PACKED_STEP = 8  # where the channel step is not known while the networks are chosen
@@ -73,7 +74,13 @@ class Subject:
 
 
 def network_visits(
-    subject: Subject, designed: Sequence[Widths], numbers: Sequence[int], *, seed: int, again: int = 0
+    subject: Subject,
+    designed: Sequence[Widths],
+    numbers: Sequence[int],
+    *,
+    seed: int,
+    again: int = 0,
+    rounds: int = ROUNDS,
 ) -> Iterator[Visit]:
     """One visit per network: it is timed as it is, and opened a second time with a clock on every kernel."""
     for number, widths in zip(numbers, designed, strict=True):
@@ -81,7 +88,7 @@ def network_visits(
             id=f"network-{number}" + (f"-again-{again}" if again else ""),  # or the first reply would do on a device
             models={NETWORK: subject.build(widths)},
             instrumented=(NETWORK,) if subject.covers else (),
-            rounds=ROUNDS,
+            rounds=rounds,
             burst=BURST,
             max_seconds=MAX_SECONDS,
             seed=seed,
@@ -102,7 +109,7 @@ class NetworkProfiler:
         self._observations: list[Observation] = []
         self._tested: list[HeldOut] = []  # batches that were predicted before they were measured
         self._conditions = Conditions()
-        self._step, self._begin = 0, 0.0
+        self._step, self._begin, self._live = 0, 0.0, False
 
     def live(
         self,
@@ -121,7 +128,7 @@ class NetworkProfiler:
         Raises:
             MeasurementError: the device is too busy.
         """
-        self._begin = time.monotonic()
+        self._begin, self._live = time.monotonic(), True
         self._step = step_from(connection.run(probe_visits(self._subject.probes, seed=self._seed)))
         least, most = networks if self._subject.channels else (1, 1)
         while (done := len(self._observations)) < most and not (done >= least and self._good_enough()):
@@ -137,13 +144,21 @@ class NetworkProfiler:
             self._conditions.check(connection.fingerprint())
         return self.table(connection.fingerprint())
 
+    def _rounds(self) -> int:
+        """As many as a visit has time for: the faster a network is, the more it takes to see it undisturbed."""
+        if not self._live or not self._observations:
+            return ROUNDS
+        once_s = 3 * BURST * anchor_speed(self._observations) / 1e3  # the anchor, and the network twice
+        return int(np.clip(VISIT_S / once_s, FEWEST_ROUNDS, MOST_ROUNDS))
+
     def _late(self) -> bool:
         return time.monotonic() - self._begin > SECONDS
 
     def _observed(
         self, connection: Connection, designed: Sequence[Widths], numbers: Sequence[int], again: int = 0
     ) -> Iterator[Observation]:
-        visits = network_visits(self._subject, designed, numbers, seed=self._seed, again=again)
+        rounds = self._rounds()
+        visits = network_visits(self._subject, designed, numbers, seed=self._seed, again=again, rounds=rounds)
         for widths, reply in zip(designed, connection.run(visits), strict=True):
             yield self._read(reply, widths)
 
@@ -318,7 +333,7 @@ class NetworkProfiler:
             "unattributed": round(max(0.0, found.unattributed), 4),
         }
         return {
-            "rounds": ROUNDS,
+            "rounds": self._rounds(),
             "burst": BURST,
             "points": 0,
             "networks": len(self._observations),

@@ -27,6 +27,7 @@ from hwprune.report.page import html_report as html_report
 from hwprune.report.page import write_report as write_report
 from hwprune.report.summary import render_text as render_text
 from hwprune.report.summary import summary_table as summary_table
+from hwprune.report.sweep_page import sweep_page as sweep_page
 from hwprune.report.table_page import table_page as table_page
 
-__all__ = ["html_report", "render_text", "summary_table", "table_page", "write_report"]
+__all__ = ["html_report", "render_text", "summary_table", "sweep_page", "table_page", "write_report"]

@@ -89,6 +89,29 @@ def trials(measured: Sequence[Mapping[str, Any]], limit: float, metric: str) -> 
 
 
 @_styled
+def frontier(measured: Sequence[float], scores: Sequence[float], metric: str, name: str, *, baseline: float) -> str:
+    """What networks score over what they measure, and what the dense one scores."""
+    figure, axes = _lines()
+    order = sorted(range(len(measured)), key=lambda index: measured[index])
+    axes.plot([measured[i] for i in order], [scores[i] for i in order], color=AFTER, marker="o", label="exported")
+    axes.axhline(baseline, color=LIMIT, linestyle="--", label="dense network")
+    axes.set_xlabel(f"measured {metric}")
+    axes.set_ylabel(name)
+    axes.legend(frameon=False)
+    return _uri(figure)
+
+
+@_styled
+def hull(costs: Sequence[float], kept: Sequence[float], metric: str) -> str:
+    """The part of the saliency that the best widths keep, over their predicted cost."""
+    figure, axes = _lines()
+    axes.plot(costs, [100 * share for share in kept], color=AFTER, marker=".")
+    axes.set_xlabel(f"predicted {metric}")
+    axes.set_ylabel("saliency kept (%)")
+    return _uri(figure)
+
+
+@_styled
 def predicted_against_measured(predicted_ms: Sequence[float], measured_ms: Sequence[float]) -> str:
     """Networks that a latency table had not seen; on the line, the prediction was right."""
     figure = Figure(figsize=(4.6, 4.4), layout="constrained")

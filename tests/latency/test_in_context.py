@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from hwprune.deploy.export import exported_proto
 from hwprune.errors import MeasurementError
-from hwprune.latency import LatencyTable, NetworkProfiler, Subject, allowed_widths, null_model, predict
+from hwprune.latency import LatencyTable, NetworkProfiler, Subject, allowed_widths, in_context, null_model, predict
 from hwprune.latency.bench import PROBES, probe_models
 from hwprune.latency.curve import Curve
 from hwprune.network import trace
@@ -285,11 +285,22 @@ def _timeless(table: LatencyTable) -> str:
     return dataclasses.replace(table, protocol={**table.protocol, "measured_at": ""}).to_json()
 
 
-def test_packed_gives_the_table_that_the_same_replies_give_live(subject, device) -> None:
+def test_packed_gives_the_table_that_the_same_replies_give_live(subject, device, monkeypatch) -> None:
     """Where the step turns out to be the one that a kit assumes; a kit's device cannot be visited again."""
+    for bound in ("FEWEST_ROUNDS", "MOST_ROUNDS"):
+        monkeypatch.setattr(in_context, bound, in_context.ROUNDS)
     live = profiled(subject, device(Physics(8), drift=0.01), networks=(36, 36))
     packed = NetworkProfiler(subject, TARGET).packed(device(Physics(8), drift=0.01), 36)
     assert _timeless(packed) == _timeless(live)
+
+
+def test_rounds_are_adapted_to_the_speed_of_the_networks(subject, device) -> None:
+    clock = device()
+    profiled(subject, clock, networks=(36, 36))
+    rounds = [visit.rounds for visit in clock.visits[PROBES:]]
+    assert set(rounds[: in_context.BATCH]) == {in_context.ROUNDS}
+    (later,) = set(rounds[in_context.BATCH :])
+    assert in_context.FEWEST_ROUNDS <= later <= in_context.MOST_ROUNDS
 
 
 def test_packed_where_the_step_is_another_than_assumed(subject, device) -> None:
