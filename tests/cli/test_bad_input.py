@@ -64,6 +64,8 @@ BAD = {
     "wrong unit": (f"{COMPRESS} --macs 5ms", "not one of macs"),
     "per cent": (f"{COMPRESS} --size 50%", "could mean to keep or to remove"),
     "several budgets for HALP": (f"{MACS} --size 0.5x --method halp", "takes one budget, and 2 were given"),
+    "several values of two budgets": (f"{COMPRESS} --macs 0.8x,0.5x --size 1MB,2MB", "have several values"),
+    "several values, one malformed": (f"{COMPRESS} --macs 0.8x,half", "not a budget"),
     "one of several is out of reach": (f"{MACS} --size 10B", "cannot be reached"),
     "no budget": (COMPRESS, "0 budgets were given"),
     "macs out of reach": (f"{COMPRESS} --macs 0.01x", "cannot be reached"),

@@ -34,6 +34,7 @@ JSON = {
     "profile": (f"profile {MODEL} --points 2 --output t.json", {"table", "entries"}),
     "predict": (f"predict {MODEL} --table table.json", {"predicted_latency_ms", "layers", "target", *BYTES}),
     "compress": (f"{COMPRESS} --macs 0.5x", RESULT),
+    "several": (f"{COMPRESS} --macs 0.8x,0.5x", {"runs", "page"}),
     "finished": ("compress --resume --output finished", RESULT),
     "export": (f"export {MODEL} --weights weights.pt --output out", {"bundle", "latency_ms"}),
     "copy": ("export finished --output out", {"bundle"}),
