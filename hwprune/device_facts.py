@@ -64,6 +64,13 @@ class Load:
         }
 
 
+def switches() -> int:
+    """Involuntary context switches of this process so far."""
+    import resource  # not on Windows, where nothing tells that a measurement was disturbed: there is none
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+
+
 def waited_ns() -> int | None:
     """Nanoseconds that threads of this process were ready to run while others had the processors (Linux tells)."""
     try:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     Check = tuple[str, bool, str]  # name, whether it holds, detail
 SAMPLE_NS = 100_000  # a timed sample lasts at least this long: clock resolution and overhead stay below 1 %
 CLEAN_RATIO = 1.05  # a single-threaded sample is clean when wall time <= this times its thread CPU time
+WAKING_NS = 50_000  # that a thread may wait for a processor when a call wakes it, though nobody else wants one
 MIN_ROUNDS = 5
 ENGINES = {  # runtime: (its engine file, "<name>_engine.py"; the device that it runs on)
     "onnxruntime": ("onnxruntime", "cpu"),
@@ -104,23 +105,17 @@ def example_feeds(engine: Engine, seed: int = 0) -> dict[str, NDArray[Any]]:
     return feeds
 
 
-def _switches() -> int:
-    """Involuntary context switches of this process so far."""
-    import resource  # not on Windows, where nothing tells that a measurement was disturbed: there is none
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
-
-
-def _waited() -> int | None:
-    told: int | None = sibling("device_facts").waited_ns()
-    return told
+def _told() -> tuple[int, int | None]:
+    """Involuntary context switches of this process so far, and nanoseconds that its threads waited for a processor."""
+    facts = sibling("device_facts")
+    return facts.switches(), facts.waited_ns()
 
 
 class _Candidate:
     """A call under measurement. Its samples are (round, wall ns, cpu ns, clean), times per call."""
 
-    def __init__(self, call: Callable[[], Any], *, cpu_time: bool, warmup: int) -> None:
-        self.call, self.switches, self.uses_cpu_time = call, 0, cpu_time
+    def __init__(self, call: Callable[[], Any], *, cpu_time: bool, warmup: int, threads: int) -> None:
+        self.call, self.switches, self.uses_cpu_time, self.threads = call, 0, cpu_time, threads
         self.clock = getattr(call, "clock", "perf_counter_ns")  # a call with a clock of its own returns nanoseconds
         self.samples: list[tuple[int, float, float, bool]] = []
         call_ns = max(1, min(self._sample(1)[0] for _ in range(max(1, warmup))))
@@ -136,15 +131,15 @@ class _Candidate:
 
     def run_burst(self, index: int, burst: int) -> None:
         """One call to warm the caches, then ``burst - 1`` timed samples."""
-        before, count = _switches(), self.calls_per_sample
-        waited, begin = None if self.uses_cpu_time else _waited(), time.perf_counter_ns()
+        (switched, waited), begin, count = _told(), time.perf_counter_ns(), self.calls_per_sample
         self.call()
         seen = [self._sample(count) for _ in range(burst - 1)]
-        took, waited_then = time.perf_counter_ns() - begin, None if waited is None else _waited()
-        self.switches += (switches := _switches() - before)
-        undisturbed = switches == 0
+        took, (switched_then, waited_then) = time.perf_counter_ns() - begin, _told()
+        self.switches += switched_then - switched
+        undisturbed = switched_then == switched
         if waited is not None and waited_then is not None:
-            undisturbed = waited_then - waited <= (CLEAN_RATIO - 1) * took
+            waking = WAKING_NS * self.threads * (1 + (burst - 1) * count)
+            undisturbed = waited_then - waited <= (CLEAN_RATIO - 1) * took + waking
         for wall, cpu in seen:
             clean = wall <= CLEAN_RATIO * cpu if self.uses_cpu_time else undisturbed
             self.samples.append((index, wall / count, cpu / count, clean))
@@ -201,8 +196,9 @@ def measure(
     Every round runs every candidate in shuffled order, ``burst`` samples in a row, the first one untimed; fast calls
     are timed several to a sample. A sample is clean when its wall time is at most 1.05 times its thread CPU time
     (with ``cpu_time``); else when the process's threads, ready to run, waited for a processor during at most 5 % of the
-    burst, or, where the system does not tell, when nothing preempted the process during it. Statistics are over clean
-    samples; ``low_ms`` and ``high_ms`` are the median's 95 % bootstrap interval over rounds.
+    burst (and 50 µs for being woken, per thread and call), or, where the system does not tell, when nothing preempted
+    the process during it. Statistics are over clean samples; ``low_ms`` and ``high_ms`` are the median's 95 % bootstrap
+    interval over rounds.
 
     Args:
         calls: what to time, by name; one with an attribute ``clock`` returns its own time in nanoseconds.
@@ -228,15 +224,13 @@ def measure(
     cpu_time = threads == 1 if cpu_time is None else cpu_time and threads == 1
     for attempt in range(attempts):
         time.sleep(min(attempt * attempt, 10))
-        found = {name: _Candidate(call, cpu_time=cpu_time, warmup=warmup) for name, call in calls.items()}
+        found = {
+            name: _Candidate(call, cpu_time=cpu_time, warmup=warmup, threads=threads) for name, call in calls.items()
+        }
         order = list(found.values())
         fitting = limit_ns / MIN_ROUNDS / sum(candidate.sample_ns for candidate in order)
-        size, done, begin, load = (
-            max(2, min(burst, int(fitting))),
-            0,
-            time.perf_counter_ns(),
-            sibling("device_facts").Load(),
-        )
+        size, done = max(2, min(burst, int(fitting))), 0
+        begin, load = time.perf_counter_ns(), sibling("device_facts").Load()
         while done < MIN_ROUNDS or (done < rounds and time.perf_counter_ns() - begin < limit_ns):
             rng.shuffle(order)
             for candidate in order:
@@ -244,7 +238,9 @@ def measure(
                 candidate.run_burst(done, size)
                 time.sleep(attempt * (time.perf_counter_ns() - start) / 1e9)  # who asks for little is seldom preempted
             done += 1
-        contention = _evidence(order, load())
+        clean = [sample[3] for one in order for sample in one.samples]
+        switches = sum(one.switches for one in order)
+        contention = {"clean_fraction": sum(clean) / len(clean), **load(), "involuntary_switches": switches}
         least, worst = min((sum(s[3] for s in one.samples) / len(one.samples), name) for name, one in found.items())
         if least and least >= min_clean:
             settings = {"rounds": done, "burst": size, "threads": threads, "clock": order[0].clock}
@@ -253,15 +249,6 @@ def measure(
         f"the device is too busy: {least:.0%} of the samples of {worst!r} were clean, {min_clean:.0%} are needed, "
         f"in the last of {attempts} attempts: " + ", ".join(f"{key} {value}" for key, value in contention.items())
     )
-
-
-def _evidence(candidates: list[_Candidate], others: dict[str, Any]) -> dict[str, Any]:
-    clean = [sample[3] for candidate in candidates for sample in candidate.samples]
-    return {
-        "clean_fraction": round(sum(clean) / len(clean), 4),
-        **others,
-        "involuntary_switches": sum(candidate.switches for candidate in candidates),
-    }
 
 
 def ratio(result: dict[str, Any], name: str, anchor: str, *, samples: int = 1000, seed: int = 0) -> dict[str, float]:

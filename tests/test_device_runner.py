@@ -62,8 +62,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
 def install(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
     fake = FakeTime()
     monkeypatch.setattr(device_runner, "time", fake)
-    monkeypatch.setattr(device_runner, "_switches", lambda: fake.switches)
-    monkeypatch.setattr(device_runner, "_waited", lambda: None)  # as on systems that do not tell
+    monkeypatch.setattr(device_runner, "_told", lambda: (fake.switches, None))  # as on systems that do not tell waiting
     return fake
 
 
@@ -322,7 +321,8 @@ def test_where_the_system_tells_it_is_judged_by_waiting(
     clock: FakeTime, monkeypatch: pytest.MonkeyPatch, share: float, clean: bool
 ) -> None:
     """Being preempted for a moment is not being disturbed; waiting for a processor is, in whatever thread."""
-    monkeypatch.setattr(device_runner, "_waited", lambda: share * clock.wall)
+    monkeypatch.setattr(device_runner, "WAKING_NS", 0)
+    monkeypatch.setattr(device_runner, "_told", lambda: (clock.switches, share * clock.wall))
     call = clock.call("a", lambda _: 0, wait=lambda _: MS)
     if not clean:
         with pytest.raises(MeasurementRefused):
@@ -331,6 +331,16 @@ def test_where_the_system_tells_it_is_judged_by_waiting(
     result = measure({"a": call}, threads=2)
     assert result["contention"]["clean_fraction"] == 1.0
     assert result["contention"]["involuntary_switches"] > 0
+
+
+def test_being_woken_is_not_being_disturbed(clock: FakeTime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls of 0.1 ms, each of whose two threads waits 40 µs until its processor is awake."""
+    calls = clock.call("a", lambda _: 0, wait=lambda _: MS // 10)
+    monkeypatch.setattr(device_runner, "_told", lambda: (0, 2 * 40_000 * clock.wall // (MS // 10)))
+    assert measure({"a": calls}, threads=2)["contention"]["clean_fraction"] == 1.0
+    monkeypatch.setattr(device_runner, "_told", lambda: (0, 2 * 60_000 * clock.wall // (MS // 10)))
+    with pytest.raises(MeasurementRefused):
+        measure({"a": calls}, threads=2, attempts=1)
 
 
 @pytest.mark.skipif(device_facts.waited_ns() is None, reason="this system does not tell how long threads waited")
@@ -401,4 +411,4 @@ def test_ratio_needs_five_common_rounds() -> None:
 
 
 def test_switches_are_counted() -> None:
-    assert 0 <= device_runner._switches() <= device_runner._switches()
+    assert 0 <= device_facts.switches() <= device_facts.switches()

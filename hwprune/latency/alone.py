@@ -125,7 +125,8 @@ def _timings(layer: Layer, points: Sequence[tuple[int, ...]], bench: Bench) -> l
 
 def _smallest(operand: Operand, dense: int, step: int) -> int:
     """The least count that an axis can be cut to, as a step edge."""
-    return min(dense, rounded_up(operand.axis.fixed + 1, step)) if operand.axis.terms else dense
+    least = operand.axis.fixed + sum(multiplier for _, multiplier in operand.axis.terms)  # a channel of every group
+    return min(dense, rounded_up(least, step)) if operand.axis.terms else dense
 
 
 def _scaled(table: LatencyTable, alone: Sequence[Layer], measured_ms: float) -> LatencyTable:

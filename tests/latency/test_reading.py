@@ -113,7 +113,8 @@ def test_committed_tables(path: Path) -> None:
     table = LatencyTable.load(path)
     jsonschema.Draft202012Validator(SCHEMA).validate(json.loads(path.read_text()))
     assert table.entries
-    assert path.name == f"{table.target.runtime}-{table.target.precision}.json"
+    threads = f"-{table.target.threads}threads" if table.target.threads > 1 else ""
+    assert path.name == f"{table.target.runtime}-{table.target.precision}{threads}.json"
     assert path.parent.parent == TABLES, "a table lies in latency_tables/<device>/"
     assert table.device["runtime"] == table.target.runtime
     assert table.scale_source["method"] != "none", "profile it with its dense network measured end to end"
