@@ -1,7 +1,5 @@
 """What to keep: problems, plans and the solvers between them. Arrays only, no torch."""
 
-from collections.abc import Callable
-
 from .amount import Budget as Budget
 from .amount import Metric as Metric
 from .amount import parse_budget as parse_budget
@@ -18,6 +16,7 @@ from .halp import solve_halp as solve_halp
 from .joint import Solver as Solver
 from .joint import solve as solve
 from .knapsack import solve_mckp as solve_mckp
+from .methods import solvers as solvers
 from .plan import Plan as Plan
 from .problem import Choices as Choices
 from .problem import Cost as Cost
@@ -27,15 +26,7 @@ from .problem import total as total
 from .product import Product as Product
 from .schedule import geometric as geometric
 
-SOLVERS: dict[str, Callable[[Problem], Plan]] = {
-    "joint": solve,
-    "halp": solve_halp,
-    "uniform": solve_uniform,
-    "global": solve_global,
-}  # by name
-
 __all__ = [
-    "SOLVERS",
     "Axis",
     "Budget",
     "Choices",
@@ -57,6 +48,7 @@ __all__ = [
     "solve_halp",
     "solve_mckp",
     "solve_uniform",
+    "solvers",
     "spell",
     "total",
     "write_problem",

@@ -15,6 +15,7 @@ from .problem import Cost, CostAxis, Problem
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 Scope = tuple[int, ...]
+ROUNDING = 1e-12  # relative; sums in another order differ by so much, and a limit may be one exactly
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +25,7 @@ class Row:
     Attributes:
         budget: its name.
         step: of the budget, "" if it has none.
-        limit: what is left of it after everything that does not depend on any variable.
+        limit: what is left of it, rounding forgiven, after everything that does not depend on any variable.
         fixed: that part.
         tables: variables, ascending → costs, one axis per variable; what is 0 everywhere is left out.
     """
@@ -198,7 +199,12 @@ def _rows(budgets: Mapping[str, float], sums: Mapping[tuple[str, str], Mapping[S
                 for scope, table in sums.get((budget, part), {}).items():
                     tables[scope] = tables.get(scope, np.zeros(table.shape)) + table
             fixed = float(tables.pop((), np.zeros(())))
-            yield Row(budget, step, limit - fixed, fixed, {s: t for s, t in tables.items() if np.any(t)})
+            yield Row(budget, step, room(limit, fixed), fixed, {s: t for s, t in tables.items() if np.any(t)})
+
+
+def room(limit: float, fixed: float) -> float:
+    """What a limit leaves, rounding forgiven; whether it holds is judged by the problem's own sums in the end."""
+    return limit - fixed + ROUNDING * abs(limit)
 
 
 class _Variables:

@@ -27,7 +27,7 @@ from hwprune.errors import InfeasibleError, InputError
 
 from .dual import Dual, Vertex
 from .elimination import TooWide
-from .graph import Floats, Graph, graph_of
+from .graph import Floats, Graph, graph_of, room
 from .milp import Programme
 from .plan import Plan
 from .problem import Problem
@@ -324,7 +324,7 @@ class _Search:
 
 def _limited(graph: Graph, budgets: Mapping[str, float]) -> Graph:
     """The same graph with other limits."""
-    rows = tuple(replace(row, limit=budgets[row.budget] - row.fixed) for row in graph.rows)
+    rows = tuple(replace(row, limit=room(budgets[row.budget], row.fixed)) for row in graph.rows)
     return replace(graph, rows=rows)
 
 

@@ -24,19 +24,19 @@ def command(
     json: Json = False,
 ) -> int:
     """Solve a budget problem; prints widths, objective, bound and gap."""
-    from hwprune.budget import SOLVERS, Solver, read_problem
+    from hwprune.budget import Solver, read_problem, solvers
     from hwprune.errors import InfeasibleError, InputError
 
     read = read_problem(_content(problem))
-    if method not in SOLVERS:
-        raise InputError(f"method {method!r} is unknown", hint=f"methods: {', '.join(SOLVERS)}")
+    if method not in solvers():
+        raise InputError(f"method {method!r} is unknown", hint=f"methods: {', '.join(solvers())}")
     solver = Solver(read) if method == "joint" or frontier else None
     try:
         if method == "joint":
             assert solver is not None
             plan = solver.solve(gap=gap, time_limit_s=time_limit)
         else:
-            plan = SOLVERS[method](read)
+            plan = solvers()[method](read)
     except InfeasibleError as error:
         if not json:
             raise

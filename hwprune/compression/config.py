@@ -107,7 +107,7 @@ class CompressConfig(BaseModel):
 
     @property
     def solver(self) -> str:
-        """What chooses widths: a key of :data:`hwprune.budget.SOLVERS`."""
+        """What chooses widths: a key of :data:`hwprune.budget.solvers`."""
         return self.method.removesuffix(ONESHOT)
 
     @property

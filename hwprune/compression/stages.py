@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from torch import nn
 
-from hwprune.budget import SOLVERS, Metric, Plan, spell, write_problem
+from hwprune.budget import Metric, Plan, solvers, spell, write_problem
 from hwprune.compression.folder import RunFolder
 from hwprune.compression.gauge import Gauge, LatencyGauge, MacsGauge, MemoryGauge, SizeGauge
 from hwprune.compression.job import Job
@@ -203,7 +203,7 @@ def explore(job: Job, run: RunFolder) -> dict[str, Any]:
         limit=limit,
         schedule=PruneSchedule(steps=steps, interval=iterations // steps),
         criterion=criteria()[config.criterion],
-        solver=SOLVERS[config.solver],
+        solver=solvers()[config.solver],
     )
     if oneshot:
         _collect(job, model, pruner)
@@ -264,7 +264,7 @@ def _prune_while_training(job: Job, run: RunFolder, model: nn.Module, pruner: Bu
 def settle(job: Job, run: RunFolder) -> dict[str, Any]:
     """Solve the last prune step so that the exported network measures inside the budget; write plan.json."""
     _, pruner = explored(job, run)
-    trials, limit, solver = _trials(run), float(run.stage("reach")["limit"]), SOLVERS[job.config.solver]
+    trials, limit, solver = _trials(run), float(run.stage("reach")["limit"]), solvers()[job.config.solver]
     write_atomic(run.path / "problem.json", write_problem(pruner.problem(_as_predicted(limit, trials, slack=1.0))))
     if not _can_measure(job, run):
         plan = solver(pruner.problem(limit))
@@ -314,7 +314,7 @@ def explored(job: Job, run: RunFolder) -> tuple[nn.Module, BudgetPruner]:
         limit=prices.value(prices.dense),
         schedule=PruneSchedule(),
         criterion=criteria()[job.config.criterion],
-        solver=SOLVERS[job.config.solver],
+        solver=solvers()[job.config.solver],
     )
     pruner.load_state_dict(saved["pruner"])
     return model, pruner

@@ -62,7 +62,7 @@ class BudgetPruner:
             are the pricing's.
         schedule: how many steps, how far apart.
         criterion: saliency of a channel; HALP's first-order Taylor on batch norm if not given.
-        solver: what chooses the widths, see :data:`hwprune.budget.SOLVERS`; the joint optimum if not given.
+        solver: what chooses the widths, see :data:`hwprune.budget.solvers`; the joint optimum if not given.
 
     Raises:
         InputError: the limit is not a positive number.

@@ -304,7 +304,7 @@ def test_pruning_on_the_way_never_cuts_below_what_the_budget_needs(shape: float)
     for used in (0.3, 0.5, 0.8):
         trials = [Trial({}, p, measured(p)) for p in (10.0, 1.0)]
         limit = used * trials[0].measured
-        at = stages._as_predicted(limit, trials)
+        at = stages._as_predicted(limit, trials, slack=stages.SLACK)
         assert 0.98 * limit < measured(at)
 
 
