@@ -7,6 +7,7 @@ from .amount import spell as spell
 from .axis import Axis as Axis
 from .baselines import solve_global as solve_global
 from .baselines import solve_uniform as solve_uniform
+from .document import load_problem as load_problem
 from .document import read_problem as read_problem
 from .document import write_problem as write_problem
 from .grouping import kept_channels as kept_channels
@@ -39,6 +40,7 @@ __all__ = [
     "Solver",
     "geometric",
     "kept_channels",
+    "load_problem",
     "parse_budget",
     "rank",
     "read_problem",

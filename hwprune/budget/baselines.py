@@ -62,7 +62,7 @@ def _per_channel(choices: Choices) -> list[float]:
 def _largest(problem: Problem, at: Callable[[int], dict[str, int]], count: int, solver: str) -> Plan:
     """The last of several ever larger widths that is inside the budgets."""
     began = time.perf_counter()
-    inside = [place for place in range(count) if _fits(problem, at(place))]
+    inside = [place for place in range(count) if problem.holds(at(place))]
     if not inside:
         least = problem.least()
         raise InfeasibleError(
@@ -79,8 +79,3 @@ def _largest(problem: Problem, at: Callable[[int], dict[str, int]], count: int, 
         solver=solver,
         solve_s=time.perf_counter() - began,
     )
-
-
-def _fits(problem: Problem, widths: dict[str, int]) -> bool:
-    used = problem.evaluate(widths)
-    return all(used[name] <= limit for name, limit in problem.budgets.items())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -72,6 +73,18 @@ def read_problem(document: str) -> Problem:
     return problem.between(*bounds) if any(bounds) else problem
 
 
+def load_problem(path: Path) -> Problem:
+    """Read a problem's file.
+
+    Raises:
+        InputError: it cannot be read, or is not exactly a problem.
+    """
+    try:
+        return read_problem(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {path}: {error}", hint="give a problem as JSON") from error
+
+
 def _cost_document(cost: Cost, blocks: Mapping[str, str]) -> dict[str, Any]:
     axes = [
         {"fixed": a.axis.fixed, "terms": [list(term) for term in a.axis.terms], "sizes": list(a.sizes)}
@@ -111,8 +124,7 @@ def _read_cost(value: Any, where: str, groups: Mapping[str, Choices], blocks: Ma
         if not blocks.get(block):
             raise InputError(f"{where}.block names the unknown block {block!r}", hint=f"blocks: {', '.join(blocks)}")
         present = blocks[block][0]
-    made = lambda: Cost(budget=budget, axes=axes, table=table, name=name, step=step, present=present)  # noqa: E731
-    return _placed(where, made)
+    return _placed(where, lambda: Cost(budget=budget, axes=axes, table=table, name=name, step=step, present=present))
 
 
 def _read_axis(value: Any, where: str) -> CostAxis:

@@ -54,7 +54,7 @@ class Elimination:
         self._hard = {**_sums(graph), **_ties(graph)}
         scopes = {scope for row in graph.rows for scope in row.tables} | set(self._hard)
         scopes |= {(variable,) for variable in range(len(graph.names))}
-        self._order, self._buckets = _planned(graph.sizes, scopes)
+        self._buckets = _planned(graph.sizes, scopes)
         place = {bucket.scope[0]: number for number, bucket in enumerate(self._buckets)}
         self._home = {scope: min(place[variable] for variable in scope) for scope in scopes}
 
@@ -118,7 +118,7 @@ def _spread(table: Floats, scope: Scope, wider: Scope) -> Floats:
     return np.transpose(table, order).reshape(shape)
 
 
-def _planned(sizes: Sequence[int], scopes: Iterable[Scope]) -> tuple[list[int], list[_Bucket]]:
+def _planned(sizes: Sequence[int], scopes: Iterable[Scope]) -> list[_Bucket]:
     """Eliminate the variable next whose table is smallest; of equals, the first."""
     neighbours: dict[int, set[int]] = {variable: set() for variable in range(len(sizes))}
     for scope in scopes:
@@ -141,7 +141,7 @@ def _planned(sizes: Sequence[int], scopes: Iterable[Scope]) -> tuple[list[int], 
         scoped.append((chosen, *sorted(near)))
     place = {variable: number for number, variable in enumerate(order)}
     parents = [min((place[variable] for variable in scope[1:]), default=-1) for scope in scoped]
-    return order, [_Bucket(scope, parent) for scope, parent in zip(scoped, parents, strict=True)]
+    return [_Bucket(scope, parent) for scope, parent in zip(scoped, parents, strict=True)]
 
 
 def _sums(graph: Graph) -> dict[Scope, Floats]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -130,26 +130,18 @@ class Graph:
             reached = one.states[np.ix_(kept[one.first], kept[one.second])]
             found, places = np.unique(reached, return_inverse=True)
             kept.append(found)
-            sums.append(Sum(one.first, one.second, one.result, places.reshape(reached.shape).astype(np.int64)))
-        rows = tuple(
-            Row(
-                row.budget,
-                row.step,
-                row.limit,
-                row.fixed,
-                {scope: table[np.ix_(*(kept[variable] for variable in scope))] for scope, table in row.tables.items()},
-            )
-            for row in self.rows
-        )
-        return Graph(
-            names=self.names,
+            sums.append(replace(one, states=places.reshape(reached.shape).astype(np.int64)))
+        rows = []
+        for row in self.rows:
+            tables = {s: table[np.ix_(*(kept[variable] for variable in s))] for s, table in row.tables.items()}
+            rows.append(replace(row, tables=tables))
+        return replace(
+            self,
             widths=tuple(widths[place] for widths, place in zip(self.widths, kept, strict=False)),
             sizes=tuple(len(place) for place in kept),
             saliency=tuple(saliency[place] for saliency, place in zip(self.saliency, kept, strict=False)),
-            rows=rows,
+            rows=tuple(rows),
             sums=tuple(sums),
-            ties=self.ties,
-            scale=self.scale,
         )
 
 

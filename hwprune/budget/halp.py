@@ -27,6 +27,7 @@ from .knapsack import frontier
 from .plan import Plan
 from .problem import Problem, worst_step
 from .schedule import geometric
+from .search import spend
 
 BINS = 200_000  # integer resolution of the costs in the knapsack
 
@@ -97,7 +98,7 @@ def solve_halp(problem: Problem, *, at: Mapping[str, int] | None = None, steps: 
     else:
         found = _approach(within, budget, limit, at, steps)
     found = found or _cheapest(within, budget, limit)
-    widths = _spend(within, budget, limit, found)
+    widths = spend(within, found)
     return Plan(
         widths=widths,
         objective=within.objective(widths),
@@ -165,23 +166,3 @@ def _cheapest(problem: Problem, budget: str, limit: float) -> dict[str, int]:
             hint=f"give a budget of at least {least:.6g}, or a model with more that can be cut",
         )
     return widths
-
-
-def _spend(problem: Problem, budget: str, limit: float, widths: dict[str, int]) -> dict[str, int]:
-    """Widen one group after the other, best gain per cost first, while the true cost stays inside the limit."""
-    while True:
-        # Every widening of one group is a candidate; candidate 0 changes nothing.
-        changes = [(n, w, s) for n, c in problem.groups.items() for w, s in zip(c.widths, c.saliency, strict=True)]
-        changes = [change for change in changes if change[1] > widths[change[0]]]
-        candidates = {name: np.full(len(changes) + 1, width) for name, width in widths.items()}
-        for i, (name, width, _) in enumerate(changes, start=1):
-            candidates[name][i] = width
-        cost = problem.evaluate_each(budget, candidates)
-        now = {name: c.saliency[c.widths.index(widths[name])] for name, c in problem.groups.items()}
-        gain = np.array([0.0] + [saliency - now[name] for name, _, saliency in changes])
-        price = np.maximum(cost - cost[0], 1e-12 * limit)
-        rate = np.where((gain > 0) & (cost <= limit), gain / price, 0.0)
-        best = int(rate.argmax())
-        if rate[best] <= 0:
-            return widths
-        widths = {**widths, changes[best - 1][0]: changes[best - 1][1]}

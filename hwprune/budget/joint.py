@@ -159,8 +159,7 @@ class Solver:
             raise InputError(
                 f"budgets {', '.join(strange)} differ from the problem's", hint="give the same budgets, other limits"
             )
-        p = self._problem
-        return Problem(groups=p.groups, costs=p.costs, budgets=dict(budgets), blocks=p.blocks)
+        return replace(self._problem, budgets=dict(budgets))
 
 
 class _Search:
@@ -231,8 +230,7 @@ class _Search:
         best: _Found | None = None
         for states in solutions:
             widths = self._graph.widths_of(states)
-            used = self._problem.evaluate(widths)
-            if all(used[name] <= limit for name, limit in self._problem.budgets.items()):
+            if self._problem.holds(widths):
                 value = self._graph.value(states)
                 if best is None or value > best.value:
                     best = _Found(states, value, max(bound, value))

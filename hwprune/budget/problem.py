@@ -272,6 +272,11 @@ class Problem:
         names = dict.fromkeys((*self.budgets, *(cost.budget for cost in self.costs)))
         return {name: float(total(self.of(name), widths)) for name in names}
 
+    def holds(self, widths: Mapping[str, int]) -> bool:
+        """Whether every budget is inside its limit at these widths."""
+        used = self.evaluate(widths)
+        return all(used[name] <= limit for name, limit in self.budgets.items())
+
     def evaluate_each(self, budget: str, widths: Mapping[str, ArrayLike]) -> NDArray[np.float64]:
         """The total of one budget's costs for many candidates at once.
 

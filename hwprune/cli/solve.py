@@ -24,10 +24,10 @@ def command(
     json: Json = False,
 ) -> int:
     """Solve a budget problem; prints widths, objective, bound and gap."""
-    from hwprune.budget import Solver, read_problem, solvers
+    from hwprune.budget import Solver, load_problem, solvers
     from hwprune.errors import InfeasibleError, InputError
 
-    read = read_problem(_content(problem))
+    read = load_problem(problem)
     if method not in solvers():
         raise InputError(f"method {method!r} is unknown", hint=f"methods: {', '.join(solvers())}")
     solver = Solver(read) if method == "joint" or frontier else None
@@ -61,15 +61,6 @@ def command(
         ]
     emit(document, as_json=json, text=_text(document))
     return 0
-
-
-def _content(path: Path) -> str:
-    from hwprune.errors import InputError
-
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {path}: {error}", hint="give a problem as JSON") from error
 
 
 def _one(budgets: dict[str, float]) -> list[str]:

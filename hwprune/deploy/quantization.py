@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
+from hwprune import device_runner
 from hwprune.deploy.export import first_line
 from hwprune.errors import ModelError
 
@@ -67,10 +67,4 @@ def quantised(model: onnx.ModelProto, feeds: Iterable[Mapping[str, NDArray[Any]]
 
 def made_up_feeds(model: onnx.ModelProto, *, seed: int = 0) -> list[dict[str, NDArray[Any]]]:
     """One set of inputs for a model of which only latency matters: normal values, zeros for whole numbers."""
-    generator, feeds = np.random.default_rng(seed), {}
-    for port in model.graph.input:
-        shape = [dim.dim_value for dim in port.type.tensor_type.shape.dim]
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(port.type.tensor_type.elem_type)
-        values = generator.standard_normal(shape) if np.issubdtype(dtype, np.floating) else np.zeros(shape)
-        feeds[port.name] = values.astype(dtype)
-    return [feeds]
+    return [device_runner.example_feeds(device_runner.open_engine(model.SerializeToString()), seed)]

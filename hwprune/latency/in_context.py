@@ -109,7 +109,8 @@ class NetworkProfiler:
         self._observations: list[Observation] = []
         self._tested: list[HeldOut] = []  # batches that were predicted before they were measured
         self._conditions = Conditions()
-        self._step, self._begin, self._live = 0, 0.0, False
+        self._step = 0
+        self._begin: float | None = None  # of measuring live
 
     def live(
         self,
@@ -128,7 +129,7 @@ class NetworkProfiler:
         Raises:
             MeasurementError: the device is too busy.
         """
-        self._begin, self._live = time.monotonic(), True
+        self._begin = time.monotonic()
         self._step = step_from(connection.run(probe_visits(self._subject.probes, seed=self._seed)))
         least, most = networks if self._subject.channels else (1, 1)
         while (done := len(self._observations)) < most and not (done >= least and self._good_enough()):
@@ -146,13 +147,13 @@ class NetworkProfiler:
 
     def _rounds(self) -> int:
         """As many as a visit has time for: the faster a network is, the more it takes to see it undisturbed."""
-        if not self._live or not self._observations:
+        if self._begin is None or not self._observations:
             return ROUNDS
         once_s = 3 * BURST * anchor_speed(self._observations) / 1e3  # the anchor, and the network twice
         return int(np.clip(VISIT_S / once_s, FEWEST_ROUNDS, MOST_ROUNDS))
 
     def _late(self) -> bool:
-        return time.monotonic() - self._begin > SECONDS
+        return self._begin is not None and time.monotonic() - self._begin > SECONDS
 
     def _observed(
         self, connection: Connection, designed: Sequence[Widths], numbers: Sequence[int], again: int = 0

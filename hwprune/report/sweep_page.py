@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hwprune.budget import Solver, read_problem
+from hwprune.budget import Solver, load_problem
 from hwprune.errors import InputError
 from hwprune.report import figures
 from hwprune.report.html import rendered
@@ -52,10 +52,10 @@ def _accuracy(results: Sequence[Mapping[str, Any]]) -> str | None:
 def _hull(path: Path, metric: str) -> list[tuple[float, float]]:
     """Cost and share of the saliency along the frontier of a problem; nothing where it has none."""
     try:
-        problem = read_problem(path.read_text(encoding="utf-8"))
+        problem = load_problem(path)
         whole = problem.objective(problem.widest)
         return [(cost, kept / whole) for cost, kept, _ in Solver(problem).frontier(metric)] if whole else []
-    except (OSError, InputError):
+    except InputError:
         return []
 
 

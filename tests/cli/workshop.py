@@ -15,6 +15,8 @@ from PIL import Image
 
 from hwprune.cli import main
 
+from ..budget.test_problem import DESIGN
+
 MODELS = """
 import os, signal, sys
 from torch import nn
@@ -52,18 +54,7 @@ QUICK = "--epochs 1 --method joint-oneshot --saliency-batches 1 --batch-size 16 
 COMPRESS = f"compress {MODEL} --data images.npz --output run {QUICK}"
 
 
-PROBLEM = {
-    "schema_version": 1,
-    "groups": {
-        "a": {"widths": [16, 32], "saliency": [1.0, 1.5]},
-        "b": {"widths": [16, 32, 48], "saliency": [0.7, 1.1, 1.3]},
-    },
-    "costs": [
-        {"budget": "latency_ms", "groups": ["a"], "table": [0.1, 0.2]},
-        {"budget": "latency_ms", "groups": ["a", "b"], "table": [[0.1, 0.2, 0.3], [0.2, 0.3, 0.5]]},
-    ],
-    "budgets": {"latency_ms": 0.35},
-}
+PROBLEM = {**DESIGN, "costs": DESIGN["costs"][:2], "budgets": {"latency_ms": 0.35}}
 
 
 class Evil:
