@@ -5,8 +5,13 @@ any other; the latency is that of the exported engine against the dense one, in 
 ``hwprune compress --method …``. Torch-Pruning prunes the whole network by one threshold of its group Taylor importance
 at a ratio that is searched for until the engine measures inside the budget's window.
 
-    python benchmarks/accuracy.py --model FILE.py:factory --weights W --data D --input-shape 1,3,32,32 --table T \
-        --epochs 3 --results RESULTS.json [--budgets 0.5,0.3] [--seeds 0,1,2] [--methods joint,halp]
+    python benchmarks/accuracy.py --model FILE.py:factory --data FILE.py:factory --weights W --pretrain 8 \
+        --input-shape 1,3,32,32 --epochs 3 --results RESULTS.json [--table T] [--budgets 0.5,0.3] [--seeds 0,1,2] \
+        [--methods joint,halp]
+
+The weights are trained first if there is no such file. Without a table (``hwprune profile``) every run measures its
+own. The split of the data must not depend on a run's seed, or runs would be judged by images that the weights were
+trained on (``benchmarks/models/fixed_splits.py``).
 
 Results are added one at a time, so that a run that was stopped goes on where it was.
 """
@@ -15,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import dataclasses
 import json
 import statistics
 import tempfile
@@ -34,10 +40,12 @@ from hwprune.network import load_model, load_weights
 from hwprune.targets import load_target
 from hwprune.training import (
     ClassificationTask,
+    Hooks,
     TrainConfig,
     evaluate_model,
     load_data,
     recalibrate_batchnorm,
+    save_weights,
     train,
     train_batches,
 )
@@ -54,7 +62,7 @@ def config_of(options: argparse.Namespace, method: str, budget: float, seed: int
         "input_shape": tuple(map(int, options.input_shape.split(","))), "output": output, "target": options.target,
         "latency": f"{budget:g}x", "method": method, "prune_steps": STEPS.get(method, 5), "prune_epochs": 1,
         "epochs": options.epochs, "learning_rate": options.learning_rate, "batch_size": options.batch_size,
-        "augment": options.augment, "accelerator": "cpu", "seed": seed,
+        "optimizer": options.optimizer, "accelerator": "cpu", "seed": seed,
     }  # fmt: skip
     return read_config({key: value for key, value in settings.items() if value is not None})
 
@@ -109,9 +117,22 @@ def torch_prunings(options: argparse.Namespace, budget: float, seed: int) -> dic
 
 def _training(config: CompressConfig, epochs: int) -> TrainConfig:
     return TrainConfig(
-        epochs=epochs, learning_rate=config.learning_rate, batch_size=config.batch_size, augment=config.augment,
+        epochs=epochs, learning_rate=config.learning_rate, batch_size=config.batch_size, optimizer=config.optimizer,
         weight_decay=config.weight_decay, accelerator="cpu", seed=config.seed,
     )  # fmt: skip
+
+
+def pretrain(options: argparse.Namespace) -> None:
+    """The weights that every method starts from."""
+    config = config_of(options, "joint", 1.0, 0, Path("unused"))
+    torch.manual_seed(0)
+    model = load_model(options.model)
+    data = load_data(options.data, input_shape=config.input_shape, seed=0)
+    settings = dataclasses.replace(
+        _training(config, options.pretrain), learning_rate=options.pretrain_rate, warmup=options.pretrain / 4
+    )
+    train(model, data, ClassificationTask(), settings, hooks=Hooks(on_epoch=lambda s: print(s.history[-1], flush=True)))
+    save_weights(options.weights, model)
 
 
 def _pruned(model: nn.Module, example: torch.Tensor, data: Any, settings: TrainConfig, ratio: float) -> nn.Module:
@@ -157,14 +178,17 @@ def report(results: Sequence[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("model", "weights", "data", "input-shape"):
+    for name in ("model", "data", "input-shape"):
         parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--pretrain", type=int, default=8, help="epochs")
+    parser.add_argument("--pretrain-rate", type=float, default=0.05)
     parser.add_argument("--table")
+    parser.add_argument("--optimizer", default="sgd")
     parser.add_argument("--target", default="local-onnxruntime")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--learning-rate", type=float, default=0.01)
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--augment", action="store_true")
     parser.add_argument("--budgets", default="0.5,0.3")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--methods", default=",".join(METHODS))
@@ -172,6 +196,8 @@ def main() -> None:
     parser.add_argument("--report", type=Path)
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
+    if not options.weights.exists():
+        pretrain(options)
     results = json.loads(options.results.read_text()) if options.results.exists() else []
     for seed in map(int, options.seeds.split(",")):
         for budget in map(float, options.budgets.split(",")):

@@ -42,8 +42,8 @@ class Sum:
     """A variable that two others determine.
 
     Attributes:
-        first: a variable, the sum of what comes before.
-        second: a group.
+        first: a variable.
+        second: a variable.
         result: the variable that stands for both together.
         states: its state at each of theirs, shape (states of first, states of second).
     """
@@ -59,7 +59,7 @@ class Graph:
     """A problem over variables: the groups, and sums of them where a layer reads a concatenation.
 
     The sizes of a dimension that depends on several groups are a variable of their own, built up group by group, so
-    that every cost is a table over the variables of its axes; dimensions that begin alike share the beginning.
+    that every cost is a table over the variables of its axes; dimensions that begin or end alike share what is alike.
 
     Attributes:
         names: of the groups; they are the first variables.
@@ -211,16 +211,17 @@ class _Variables:
 
     def _variable(self, terms: tuple[tuple[str, int], ...]) -> tuple[int, Indices]:
         """The variable for a sum of groups, and the sum at each of its states."""
-        (_, multiplier), place = terms[-1], self._groups[terms[-1][0]]
-        last = multiplier * self.values[place]
         if len(terms) == 1:
-            return place, last
+            ((group, multiplier),) = terms
+            return self._groups[group], multiplier * self.values[self._groups[group]]
         if terms not in self._known:
-            first, before = self._variable(terms[:-1])
+            ends = (place for place in range(1, len(terms) - 1) if terms[place:] in self._known)
+            end = next(ends, len(terms) - 1)  # the longest that is known already, else the last group
+            (first, before), (second, last) = self._variable(terms[:end]), self._variable(terms[end:])
             total = before[:, None] + last[None, :]
             sizes, states = np.unique(total, return_inverse=True)
             self.values.append(sizes)
-            self.sums.append(Sum(first, place, len(self.values) - 1, states.reshape(total.shape).astype(np.int64)))
+            self.sums.append(Sum(first, second, len(self.values) - 1, states.reshape(total.shape).astype(np.int64)))
             self._known[terms] = (len(self.values) - 1, sizes)
         return self._known[terms]
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from hwprune.budget import Axis, Choices, Cost, CostAxis, Problem
 
-SHAPES = ("one group", "layer", "depthwise", "concatenation", "flatten", "two concatenations")
+SHAPES = ("one group", "layer", "depthwise", "concatenation", "flatten", "two concatenations", "joined again")
 BUDGETS = ("latency_ms", "size_bytes", "macs")
 Terms = tuple[tuple[str, int], ...]
 
@@ -89,6 +89,7 @@ def _axes(
         "depthwise": ((((a, 1),), 0), (((a, 1),), 0)),
         "concatenation": ((((a, 1), (b, 2)), 3), (((b, 1),), 0)),
         "flatten": ((((a, 49), (b, 49)), int(rng.integers(0, 4))), ((), 1)),
+        "joined again": ((((a, 1), (b, 1)), 0), (((c, 1), (a, 1), (b, 1)) if c != a else ((b, 1),), 0)),
         "two concatenations": ((((a, 1), (b, 1)), 0), (((c, 4), (b, 1)) if c != b else ((b, 1),), 0)),
     }
     return tuple(axis_over(groups, removable, *each) for each in terms[shape])

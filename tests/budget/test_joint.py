@@ -245,6 +245,40 @@ def test_a_network_is_solved_to_the_gap_and_better_than_by_halp() -> None:
     assert solve(problem) == replace(plan, solve_s=solve(problem).solve_s) or solve(problem).widths == plan.widths
 
 
+def inception_network(modules: int, step: int) -> Problem:
+    """Modules of four branches that are concatenated; every other one passes all that it reads on as well."""
+    rng = np.random.default_rng(0)
+    groups: dict[str, Choices] = {}
+    costs: list[Cost] = []
+    read: tuple[str, ...] = ()
+
+    def conv(name: str, before: tuple[str, ...]) -> None:
+        groups[name] = rank(rng.lognormal(0, 1.5, 192), range(step, 193, step))
+        axes = tuple(axis_over(groups, frozenset(), tuple((g, 1) for g in one)) for one in (before, (name,)) if one)
+        work = np.asarray(np.array(axes[0].sizes, float))
+        work = np.multiply.outer(work, np.array(axes[1].sizes, float)) if len(axes) > 1 else work
+        costs.append(Cost("latency_ms", axes, work * (1 + 0.05 * rng.standard_normal(work.shape)) + 50.0, name))
+
+    for module in range(modules):
+        made = []
+        for branch in "abcd":
+            conv(f"{branch}{module} reduce", read)
+            conv(f"{branch}{module}", (f"{branch}{module} reduce",))
+            made.append(f"{branch}{module}")
+        read = (*made, *read) if module % 2 else tuple(made)
+    problem = Problem(groups=groups, costs=tuple(costs), budgets={"latency_ms": 1.0})
+    return replace(problem, budgets={"latency_ms": problem.evaluate(problem.widest)["latency_ms"] * 0.4})
+
+
+def test_concatenations_of_concatenations_are_not_too_wide() -> None:
+    problem = inception_network(5, 16)
+    Elimination(graph_of(problem))  # or TooWide
+    plan = solve(problem)
+    assert fits(problem, plan.widths)
+    assert plan.relative_gap is not None
+    assert plan.relative_gap <= joint.GAP
+
+
 def test_no_time_is_no_lie() -> None:
     problem = residual_network(2, 16)
     exact, hasty = solve(problem), solve(problem, time_limit_s=0.0)

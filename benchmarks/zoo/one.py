@@ -1,0 +1,165 @@
+"""One architecture of the zoo under test, in a process of its own: ``python one.py NAME SHAPE`` prints JSON.
+
+Random weights, random statistics of norms, half of every group cut at random. What is checked, in this order; the first
+that fails ends it, with the reason:
+
+1. ``trace``: there is something to cut; how long it took beyond a forward pass.
+2. ``equal``: the cut network answers like the original with those channels masked.
+3. ``backward``: gradients reach every parameter that had one before.
+4. ``replay``: the cuts on a fresh instance give the same parameters.
+5. ``export``: ONNX Runtime loads the export and answers like torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE.parent), str(HERE.parents[1])]
+from latency_prediction import build  # noqa: E402
+
+from hwprune.deploy import export_onnx  # noqa: E402
+from hwprune.network import Network, cut, trace, verify_cut  # noqa: E402
+from hwprune.network.forward import outputs_of, tensors_of  # noqa: E402
+from hwprune.pruning import price  # noqa: E402
+
+TOLERANCE = 1e-4
+EXPORTED = 1e-3  # relative, between torch and ONNX Runtime
+
+
+def randomised(model: nn.Module) -> nn.Module:
+    """Statistics and scales of norms, so that no two channels are alike and none is switched off."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for module in model.modules():
+            for name, tensor in (*module.named_buffers(recurse=False), *module.named_parameters(recurse=False)):
+                if name in ("running_mean", "bias") and tensor.dim() == 1 and hasattr(module, "eps"):
+                    tensor.copy_(0.2 * torch.randn(tensor.shape, generator=generator))
+                if name in ("running_var", "weight") and tensor.dim() == 1 and hasattr(module, "eps"):
+                    tensor.copy_(0.5 + torch.rand(tensor.shape, generator=generator))
+    return model
+
+
+def fresh(name: str) -> nn.Module:
+    """A new instance, the same every time."""
+    torch.manual_seed(0)
+    return randomised(build(name))
+
+
+def halves(network: Network) -> dict[str, list[int]]:
+    """A random half of every group that can be cut."""
+    rng = np.random.default_rng(0)
+    return {
+        g.name: sorted(rng.choice(g.channels, (g.channels + 1) // 2, replace=False).tolist()) for g in network.cuttable
+    }
+
+
+def reachable(network: Network) -> tuple[float, float]:
+    """Share of parameters and of multiply-accumulates that go when one channel of every group is left."""
+    ends = [{g.name: count(g.channels) for g in network.cuttable} for count in (lambda _: 1, lambda channels: channels)]
+    parameters = [network.parameters_at(widths) for widths in ends]
+    pricing = price(network, "macs", step=1)
+    macs = [pricing.value(widths) for widths in ends]
+    return 1 - parameters[0] / parameters[1], 1 - macs[0] / macs[1] if macs[1] else 0.0
+
+
+def check(name: str, shape: tuple[int, ...]) -> dict[str, Any]:
+    """Everything, until something fails."""
+    found: dict[str, Any] = {"model": name, "shape": shape, "passed": False, "stage": "build"}
+    try:
+        return _checked(name, torch.randn(shape, generator=torch.Generator().manual_seed(2)), found)
+    except Exception as error:
+        found["reason"] = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+        return found
+
+
+def _checked(name: str, example: torch.Tensor, found: dict[str, Any]) -> dict[str, Any]:
+    model = fresh(name)
+    begin = time.perf_counter()
+    outputs_of(model, example)
+    found["forward_s"] = time.perf_counter() - begin
+    found["stage"] = "trace"
+    begin = time.perf_counter()
+    network = trace(model, example)
+    found["trace_s"] = time.perf_counter() - begin
+    found["groups"], found["frozen"] = len(network.cuttable), dict(_reasons(network))
+    if not network.cuttable:
+        found["reason"] = "nothing can be cut"
+        return found
+    found["parameters"], found["macs"] = reachable(network)
+    found["stage"] = "equal"
+    kept = halves(network)
+    smaller = cut(model, network.cuts(kept))
+    report = verify_cut(model, smaller, network, kept, example, tolerance=TOLERANCE)
+    found["error"], found["kept"] = report.max_relative_error, report.parameters / network.total_parameters
+    found["stage"] = "backward"
+    _backward(model, smaller, example)
+    found["stage"] = "replay"
+    again = cut(fresh(name), network.cuts(kept)).state_dict()
+    if any(not torch.equal(tensor, again[key]) for key, tensor in cut(model, network.cuts(kept)).state_dict().items()):
+        raise AssertionError("the replayed cuts gave other weights")
+    found["stage"] = "export"
+    found["export_error"] = _exported(smaller.eval(), example)
+    return {**found, "passed": True, "stage": "done"}
+
+
+def _reasons(network: Network) -> list[tuple[str, int]]:
+    counts: Counter[str] = Counter()
+    for group in network.frozen:
+        reason = group.frozen or ""
+        counts[reason.rpartition(" in ")[0] + ")" if reason.endswith(")") and " in " in reason else reason] += 1
+    return counts.most_common(8)
+
+
+def _backward(model: nn.Module, smaller: nn.Module, example: torch.Tensor) -> None:
+    reached = []
+    for one in (model, smaller):
+        one.eval().zero_grad()
+        outputs = [tensor for tensor in tensors_of(one(example)) if tensor.is_floating_point() and tensor.requires_grad]
+        sum((tensor.float() ** 2).mean() for tensor in outputs).backward()  # type: ignore[union-attr]
+        reached.append({key for key, parameter in one.named_parameters() if parameter.grad is not None})
+    if reached[0] - reached[1]:
+        raise AssertionError(f"no gradient reaches {sorted(reached[0] - reached[1])[:3]}")
+
+
+def _exported(model: nn.Module, example: torch.Tensor) -> float:
+    import onnxruntime
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        export_onnx(model, example, path)
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        answers = session.run(None, {session.get_inputs()[0].name: example.numpy()})
+    worst = 0.0
+    for answer, wanted in zip(answers, outputs_of(model, example), strict=True):
+        difference = np.abs(answer.astype(np.float64) - wanted.double().numpy()).max()
+        worst = max(worst, float(difference / max(1e-12, float(wanted.double().abs().max()))))
+    if not worst <= EXPORTED:
+        raise AssertionError(f"ONNX Runtime's answers differ by {worst:.2g}")
+    return worst
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name")
+    parser.add_argument("shape")
+    options = parser.parse_args(argv)
+    warnings.filterwarnings("ignore")
+    print(json.dumps(check(options.name, tuple(map(int, options.shape.split(","))))))
+
+
+if __name__ == "__main__":
+    main()
