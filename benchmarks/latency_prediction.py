@@ -55,7 +55,7 @@ ALONE_POINTS = 3  # samples per channel dimension of a layer measured alone
 
 def build(name: str) -> nn.Module:
     """A model of the zoo with random weights."""
-    _make_torchvision_importable()
+    importable()
     library, _, model = name.partition(":")
     torch.manual_seed(0)
     if library == "timm":
@@ -65,7 +65,7 @@ def build(name: str) -> nn.Module:
     return made.eval()
 
 
-def _make_torchvision_importable() -> None:
+def importable() -> None:
     """Its wheels are built for CUDA; beside a CPU build of torch two operators must be declared first."""
     if importlib.util.find_spec("torchvision") is None:
         raise SystemExit("pip install --no-deps torchvision timm")

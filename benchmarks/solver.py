@@ -1,7 +1,7 @@
 """The joint solver: right on small problems, quick on large ones, and what it keeps that HALP's knapsack does not.
 
 Small problems of every shape are compared with all their solutions. Then networks of the zoo are priced, by their
-latency table where one was measured (``latency_tables/*/NAME_onnxruntime-fp32.json``), else by multiply-accumulates
+latency table where one was measured (``latency_tables/*/NAME/onnxruntime-fp32.json``), else by multiply-accumulates
 with a fixed part and 5 % of noise per entry; saliencies are drawn (log-normal). At each share of the dense latency the
 joint solver stands beside HALP's knapsack as it is published (costs separable at the widths before each of 1 or 30
 steps, the budget believed, not checked), HALP with our additions (:mod:`hwprune.budget.halp`), and the baselines.
@@ -85,7 +85,7 @@ def brute(count: int) -> str:
 def priced(name: str, step: int) -> Pricing:
     """Latency over all widths of a network."""
     network = trace(build(f"torchvision:{name}"), torch.zeros(1, 3, 224, 224), verify=False)
-    measured = sorted(HERE.parent.glob(f"latency_tables/*/{name}_onnxruntime-fp32.json"))
+    measured = sorted(HERE.parent.glob(f"latency_tables/*/{name}/onnxruntime-fp32.json"))
     if measured and LatencyTable.load(measured[0]).channel_step == step:
         return price(network, "latency_ms", table=LatencyTable.load(measured[0]))
     rng, costs = np.random.default_rng(0), []

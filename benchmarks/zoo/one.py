@@ -5,14 +5,15 @@ that fails ends it, with the reason:
 
 1. ``trace``: there is something to cut; how long it took beyond a forward pass.
 2. ``equal``: the cut network answers like the original with those channels masked.
-3. ``backward``: gradients reach every parameter that had one before.
-4. ``replay``: the cuts on a fresh instance give the same parameters.
-5. ``export``: ONNX Runtime loads the export and answers like torch.
+3. ``replay``: the cuts on a fresh instance give the same parameters.
+4. ``export``: ONNX Runtime loads the export and answers like torch.
+5. ``backward``: gradients reach every parameter that they reached before.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import sys
 import tempfile
@@ -29,7 +30,7 @@ from torch import nn
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parents[1])]
-from latency_prediction import build  # noqa: E402
+from latency_prediction import build, importable  # noqa: E402
 
 from hwprune.deploy import export_onnx  # noqa: E402
 from hwprune.network import Network, cut, trace, verify_cut  # noqa: E402
@@ -54,9 +55,15 @@ def randomised(model: nn.Module) -> nn.Module:
 
 
 def fresh(name: str) -> nn.Module:
-    """A new instance, the same every time."""
+    """A new instance, the same every time; those for segmentation and detection are in submodules of torchvision."""
     torch.manual_seed(0)
-    return randomised(build(name))
+    library, _, model = name.partition(":")
+    if "." not in model:
+        return randomised(build(name))
+    kind, _, model = model.partition(".")
+    importable()
+    found = importlib.import_module(f"{library}.models.{kind}")
+    return randomised(getattr(found, model)(weights=None, weights_backbone=None)).eval()
 
 
 def halves(network: Network) -> dict[str, list[int]]:
@@ -105,14 +112,14 @@ def _checked(name: str, example: torch.Tensor, found: dict[str, Any]) -> dict[st
     smaller = cut(model, network.cuts(kept))
     report = verify_cut(model, smaller, network, kept, example, tolerance=TOLERANCE)
     found["error"], found["kept"] = report.max_relative_error, report.parameters / network.total_parameters
-    found["stage"] = "backward"
-    _backward(model, smaller, example)
     found["stage"] = "replay"
     again = cut(fresh(name), network.cuts(kept)).state_dict()
-    if any(not torch.equal(tensor, again[key]) for key, tensor in cut(model, network.cuts(kept)).state_dict().items()):
+    if any(not torch.equal(tensor, again[key]) for key, tensor in smaller.state_dict().items()):
         raise AssertionError("the replayed cuts gave other weights")
     found["stage"] = "export"
     found["export_error"] = _exported(smaller.eval(), example)
+    found["stage"] = "backward"
+    _backward(model, smaller, example)
     return {**found, "passed": True, "stage": "done"}
 
 
