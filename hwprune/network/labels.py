@@ -45,13 +45,26 @@ class Block:
 
 
 class Labels:
-    """Hands out ids and collects what is known about them."""
+    """Hands out ids and collects what is known about them.
+
+    Attributes:
+        blocks: of ids, in the order they were handed out.
+        ties: ids that can only go together, pair by pair.
+        freezes: ids that cannot go, and why.
+        roles: index of a block → what its tensor does with these channels.
+        norms: weights of the layer norms whose statistics run over the channels that are kept.
+        claims: module in which an operator was told a size, the size, and the ids of that dimension.
+        splits: index of a call that splits a dimension either part of which could carry its channels → their ids.
+    """
 
     def __init__(self) -> None:
         self.blocks: list[Block] = []
         self.ties: list[tuple[Ids, Ids]] = []
         self.freezes: list[tuple[Ids, str]] = []
         self.roles: dict[int, Role] = {}
+        self.norms: list[str] = []
+        self.splits: dict[int, Ids] = {}
+        self.claims: list[tuple[str, int, Ids]] = []
         self.size = 0
         self._starts: list[int] = []
         self._known: dict[tuple[str, int], Ids] = {}
@@ -86,6 +99,16 @@ class Labels:
 
     def mark(self, ids: Ids, role: Role) -> None:
         """What the tensors that own these positions do with them; the first answer stays."""
-        for block in np.unique(np.searchsorted(self._starts, ids, side="right") - 1).tolist():
+        for block in self._blocks(ids):
             if self.blocks[block].tensor:
                 self.roles.setdefault(block, role)
+
+    def normalise(self, ids: Ids | None) -> bool:
+        """Note the tensor that owns these positions in ``norms``, if it is one tensor of the model."""
+        owners = {self.blocks[block].tensor for block in self._blocks(ids)} if ids is not None else set()
+        self.norms += [name for name in owners if name and name not in self.norms]
+        return len(owners) == 1 and "" not in owners
+
+    def _blocks(self, ids: Ids) -> list[int]:
+        found: list[int] = np.unique(np.searchsorted(self._starts, ids, side="right") - 1).tolist()
+        return found

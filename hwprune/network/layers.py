@@ -17,7 +17,7 @@ from hwprune.network.recording import Call, Recording, Ref
 
 _NO_KERNEL = frozenset(
     {"view", "_unsafe_view", "reshape", "_reshape_alias", "unsqueeze", "squeeze", "expand", "detach", "alias"}
-    | {"lift_fresh", "clone", "contiguous", "dropout"}
+    | {"lift_fresh", "clone", "contiguous", "dropout", "as_strided"}
 )
 _OTHER_NAMES = {
     "native_batch_norm": "batch_norm",

@@ -11,6 +11,7 @@ from torch import nn
 
 from hwprune.errors import InputError
 from hwprune.network.network import ChannelGroup, Member, Network
+from hwprune.network.statistics import KeptStatistics
 from hwprune.network.surgery import copied
 
 
@@ -24,7 +25,7 @@ def masked(model: nn.Module, network: Network, kept: Mapping[str, Sequence[int]]
 
     Returns:
         A deep copy in which every position of the removed channels is zero, in all parameters and in
-        the statistics of normalisations (whose variance becomes one).
+        the statistics of normalisations (whose variance becomes one). Layer norms see the kept channels alone.
 
     Raises:
         InputError: an unknown group, or a channel that it does not have.
@@ -35,10 +36,15 @@ def masked(model: nn.Module, network: Network, kept: Mapping[str, Sequence[int]]
         group = _cuttable(network, name)
         gone = np.setdiff1d(np.arange(group.channels), _checked(group, channels))
         with torch.no_grad():
-            for member in group.members if gone.size else ():
+            for member in group.tensors if gone.size else ():
                 tensor = tensors[member.tensor]
                 positions = torch.from_numpy(member.index[gone].ravel()).to(tensor.device)
                 tensor.index_fill_(member.dim, positions, _empty(member.tensor))
+    removed = network.cuts(kept) if network.norms else {}
+    statistics = KeptStatistics()
+    statistics.kept = {name: torch.tensor(removed[name][0]) for name in network.norms if name in removed}
+    if statistics.kept:
+        statistics.attach(result)
     return result
 
 
@@ -87,10 +93,13 @@ class Masks:
         self._alive = {group.name: torch.ones(group.channels, dtype=torch.bool) for group in network.cuttable}
         self._cuts: dict[str, list[tuple[str, Member]]] = {}  # tensor → the groups that run through it
         for group in network.cuttable:
-            for member in group.members:
+            for member in group.tensors:
                 self._cuts.setdefault(member.tensor, []).append((group.name, member))
         self._off: dict[str, torch.Tensor] = {}  # tensor → which of its positions are switched off
         self._saved: dict[str, torch.Tensor] = {}  # tensor → the values that switched-off positions had
+        self._statistics = KeptStatistics()
+        if network.norms:
+            self._statistics.attach(model)
 
     @property
     def kept(self) -> dict[str, list[int]]:
@@ -114,7 +123,7 @@ class Masks:
             raise InputError(f"no channel of group {group} would be left", hint="keep at least one")
         self._alive[group] = alive
         tensors = _named(self._model)
-        for name in {member.tensor for member in found.members}:
+        for name in {member.tensor for member in found.tensors}:
             self._refresh(name, tensors[name])
 
     def restore(self, group: str, channels: Iterable[int]) -> None:
@@ -128,7 +137,7 @@ class Masks:
         found = _cuttable(self._network, group)
         self._alive[group][_checked(found, list(channels))] = True
         tensors = _named(self._model)
-        for name in {member.tensor for member in found.members}:
+        for name in {member.tensor for member in found.tensors}:
             back = self._refresh(name, tensors[name])
             with torch.no_grad():
                 tensors[name][back.to(tensors[name].device)] = self._saved[name][back].to(tensors[name])
@@ -153,6 +162,8 @@ class Masks:
         saved = self._saved.setdefault(name, torch.zeros(tensor.shape, dtype=tensor.dtype))
         saved[new] = tensor.detach().cpu()[new]
         self._off[name] = mask
+        if name in self._network.norms:
+            self._statistics.kept[name] = (~mask).nonzero().ravel()
         return before & ~mask
 
     def state_dict(self) -> dict[str, Any]:

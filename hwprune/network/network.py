@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from hwprune.budget import Axis, Product
 from hwprune.latency.layer import Layer
 
-Role = Literal["out", "in", "norm", "scale"]
+Role = Literal["out", "in", "norm", "scale", "size"]
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,11 @@ class Member:
     """One dimension of one tensor of the model that a channel group runs through.
 
     Attributes:
-        tensor: name in the model's ``state_dict`` (parameter or buffer).
+        tensor: name in the model's ``state_dict`` (parameter or buffer); with the role ``size``, of an attribute.
         dim: the dimension that is cut.
         role: ``out`` (the layer that makes the channel: filter and bias), ``in`` (a layer that reads
             it), ``norm`` (affine parameters and statistics of a normalisation), ``scale`` (any other
-            per-channel parameter).
+            per-channel parameter), ``size`` (an attribute of a module that holds how many of these there are).
         index: int64, shape (channels, k): the k positions in ``dim`` that belong to each channel.
     """
 
@@ -52,6 +52,11 @@ class ChannelGroup:
     channels: int
     members: tuple[Member, ...]
     frozen: str | None = None
+
+    @property
+    def tensors(self) -> tuple[Member, ...]:
+        """The members that are tensors of the model."""
+        return tuple(member for member in self.members if member.role != "size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +118,7 @@ class Network:
         parameters: as the model holds them.
         stored: what layers read besides activations: parameters, buffers, and what is computed from these.
         activations: what flows through it: inputs first, then in order of the layers that write them.
+        norms: weights of layer norms; their statistics run over the channels that are kept.
     """
 
     layers: tuple[Layer, ...]
@@ -123,6 +129,7 @@ class Network:
     parameters: tuple[StoredTensor, ...] = ()
     stored: tuple[StoredTensor, ...] = ()
     activations: tuple[Activation, ...] = ()
+    norms: tuple[str, ...] = ()
 
     @property
     def cuttable(self) -> tuple[ChannelGroup, ...]:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any
 
 from torch.utils import _pytree
 
-from hwprune.network.labels import Labelled, Labels
+from hwprune.network.grouping import components
+from hwprune.network.labels import Ids, Labelled, Labels
 from hwprune.network.recording import Recording, Ref, Value
 from hwprune.network.rules import Step, rule_for
 
 
-def propagate(recording: Recording, labels: Labels) -> list[Labelled]:
+def propagate(recording: Recording, labels: Labels, leading: Container[int | str] = ()) -> list[Labelled]:
     """Label every value of the recording.
 
     Args:
         recording: of one forward pass.
         labels: collects ties, freezes and roles.
+        leading: calls that split a dimension, by their index, of which not the last part carries the channels but the
+            one before.
 
     Returns:
         One entry per value. The model's outputs are frozen.
@@ -30,13 +34,16 @@ def propagate(recording: Recording, labels: Labels) -> list[Labelled]:
             known[leaf.index] = _leaf(recording, leaf.index, labels)
         return known[leaf.index]
 
-    for call in recording.calls:
+    for index, call in enumerate(recording.calls):
         arguments = _pytree.tree_map(labelled, call.arguments)
         shapes = [recording.values[output.index].shape for output in call.outputs]
-        step = Step(call, arguments, shapes, labels)
+        step = Step(call, arguments, shapes, labels, leading=index in leading)
         results = rule_for(call)(step) if step.tensors else []
+        labels.splits.update((index, ids.ravel()) for ids in step.splits)
         if call.in_place and results:
             results = [_within(step, results[0])]
+        if call.op in _SIZED and not call.builtin and results:
+            labels.claims += [(call.module, ids.size, ids) for ids in results[0].values() if ids.size > 1]
         constant = all(tensor.constant for tensor in step.tensors)
         origin = f"the result of {call.place}"
         for position, output in enumerate(call.outputs):
@@ -46,6 +53,33 @@ def propagate(recording: Recording, labels: Labels) -> list[Labelled]:
         for ids in labelled(output).dims.values():
             labels.freeze(ids, "the model's output")
     return [labelled(Ref(index)) for index in range(len(recording.values))]
+
+
+_SIZED = frozenset({"view", "_unsafe_view", "reshape", "expand"})  # operators that are told the sizes of their result
+
+
+def follow_sizes(recording: Recording, labels: Labels, modules: Container[int | str]) -> None:
+    """Tie attributes that hold a size to the channels that they are the number of.
+
+    An attribute is taken for the size that a view was given in the same module, if they are equal, and the dimension is
+    always the same channels. Whether that was right, tracing finds out by running the cut network.
+
+    Args:
+        recording: of one forward pass.
+        labels: with its claims.
+        modules: whose attributes.
+    """
+    root = components(labels.size, labels.ties)
+    claims: dict[tuple[str, int], dict[bytes, Ids]] = {}
+    for module, size, ids in labels.claims:
+        claims.setdefault((module, size), {})[root[ids].tobytes()] = ids
+    for module, sizes in recording.sizes.items():
+        for name, size in sizes.items() if module in modules else ():
+            claimed = list(claims.get((module, size), {}).values())
+            if len(claimed) == 1:
+                attribute = labels.block(f"{module}.{name}".lstrip("."), 0, size)
+                labels.mark(attribute, "size")
+                labels.tie(attribute, claimed[0])
 
 
 def _leaf(recording: Recording, index: int, labels: Labels) -> Labelled:

@@ -20,6 +20,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from hwprune.errors import ModelError
 from hwprune.network.forward import Example, as_arguments, tensors_of, undisturbed
+from hwprune.network.surgery import sizes_in
 
 Source = Literal["parameter", "buffer", "input", "alias", "constant", "computed"]
 
@@ -92,11 +93,12 @@ class Call:
 
 @dataclass
 class Recording:
-    """A forward pass: its calls, its values, and which values are the model's inputs and outputs."""
+    """A forward pass: its calls, its values, which values are the model's outputs, and the sizes its modules hold."""
 
     calls: list[Call] = field(default_factory=list)
     values: list[Value] = field(default_factory=list)
     outputs: tuple[Ref, ...] = ()
+    sizes: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 class Deadline:
@@ -231,6 +233,7 @@ def record(model: nn.Module, example: Example, deadline: Deadline) -> Recording:
                 f"{recorder.stack[-1][0] or 'the model itself'}: {type(error).__name__}: {error}",
                 hint="check the input shape (batch first) and that the model runs in evaluation mode",
             ) from error
+        recorder.recording.sizes = sizes_in(model)
         recorder.recording.outputs = tuple(recorder.ref(tensor) for tensor in tensors_of(output))
     return recorder.recording
 

@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from hwprune.errors import InputError, ModelError
+from hwprune.network.statistics import detach
 
 Cuts = Mapping[str, Mapping[int, Sequence[int]]]
 
 
 def copied(model: nn.Module) -> nn.Module:
-    """A deep copy.
+    """A deep copy, without the hooks of a masked network.
 
     Raises:
         ModelError: the model cannot be copied.
     """
     try:
-        return copy.deepcopy(model)
+        found = copy.deepcopy(model)
     except Exception as error:
         raise ModelError(
             f"the model cannot be copied: {type(error).__name__}: {error}",
             hint="keep tensors that are not parameters or buffers out of the module's attributes",
         ) from error
+    detach(found)
+    return found
 
 
 def cut(model: nn.Module, cuts: Cuts) -> nn.Module:
@@ -34,7 +37,8 @@ def cut(model: nn.Module, cuts: Cuts) -> nn.Module:
 
     Args:
         model: the dense network; not modified.
-        cuts: tensor name → dimension → positions to keep (``Network.cuts``, ``Plan.cuts``).
+        cuts: tensor name → dimension → positions to keep (``Network.cuts``, ``Plan.cuts``); an attribute that holds
+            a size counts as a tensor of one dimension.
 
     Returns:
         A deep copy whose tensors are sliced and whose module attributes (``out_channels``,
@@ -47,9 +51,10 @@ def cut(model: nn.Module, cuts: Cuts) -> nn.Module:
     named = dict(_tensors(smaller))
     replaced: dict[int, torch.Tensor] = {}
     for name, dims in cuts.items():
-        if name not in named:
-            raise InputError(f"the plan cuts {name!r}, which this model does not have", hint=_HINT)
-        replaced[id(named[name])] = _sliced(name, named[name], dims)
+        if name in named:
+            replaced[id(named[name])] = _sliced(name, named[name], dims)
+        else:
+            _resize(smaller, name, len(dims.get(0, ())))
     sizes = {id(module): _weight_shape(module) for module in smaller.modules()}
     for module in smaller.modules():
         for kind in (module._parameters, module._buffers):
@@ -59,6 +64,36 @@ def cut(model: nn.Module, cuts: Cuts) -> nn.Module:
     for path, module in smaller.named_modules():
         _follow(path, module, sizes[id(module)])
     return smaller
+
+
+def sizes_in(model: nn.Module) -> dict[str, dict[str, int]]:
+    """Module path → public attribute → the integer it holds; of several integers, each as ``name[i]``."""
+    return {path: dict(_integers(module)) for path, module in model.named_modules()}
+
+
+def _integers(module: nn.Module) -> Iterator[tuple[str, int]]:
+    for name, value in vars(module).items():
+        if name.startswith("_"):
+            continue
+        if type(value) is int:
+            yield name, value
+        elif isinstance(value, (tuple, list)) and all(type(one) is int for one in value):
+            yield from ((f"{name}[{index}]", one) for index, one in enumerate(value))
+
+
+def _resize(model: nn.Module, path: str, size: int) -> None:
+    """Set an attribute that holds a size, such as ``blocks.0.num_heads`` or ``scale.shape[0]``."""
+    owner, _, name = path.rpartition(".")
+    module = dict(model.named_modules()).get(owner)
+    if module is None or name not in dict(_integers(module)) or size < 1:
+        raise InputError(f"the plan cuts {path!r}, which this model does not have", hint=_HINT)
+    name, _, index = name.rstrip("]").partition("[")
+    if not index:
+        setattr(module, name, size)
+        return
+    value = list(getattr(module, name))
+    value[int(index)] = size
+    setattr(module, name, type(getattr(module, name))(value))
 
 
 _HINT = "replay the plan on the model it was made for"
@@ -90,7 +125,7 @@ def _short(positions: Sequence[int]) -> str:
 
 
 def _weight_shape(module: nn.Module) -> tuple[int, ...] | None:
-    if isinstance(module, _FOLLOWING):
+    if isinstance(module, _FOLLOWING) or hasattr(module, "normalized_shape"):
         weight = module.weight if module.weight is not None else getattr(module, "running_mean", None)
         return tuple(weight.shape) if isinstance(weight, torch.Tensor) else None
     return None
@@ -120,7 +155,7 @@ def _follow(path: str, module: nn.Module, before: tuple[int, ...] | None) -> Non
         setattr(module, name, value)
 
 
-def _attributes(module: Any, before: tuple[int, ...], after: tuple[int, ...]) -> dict[str, int | float]:
+def _attributes(module: Any, before: tuple[int, ...], after: tuple[int, ...]) -> dict[str, Any]:
     if isinstance(module, nn.modules.conv._ConvNd):
         per_group = before[0] // module.groups  # dimension 0 holds all groups, dimension 1 one group's channels
         groups = module.groups if module.groups == 1 else _whole(after[0], per_group)
@@ -129,12 +164,14 @@ def _attributes(module: Any, before: tuple[int, ...], after: tuple[int, ...]) ->
     if isinstance(module, nn.Linear):
         return {"out_features": after[0], "in_features": after[1]}
     if isinstance(module, nn.GroupNorm):
-        groups = _whole(after[0], before[0] // module.num_groups)
+        groups = 1 if module.num_groups == 1 else _whole(after[0], before[0] // module.num_groups)
         return {"num_channels": after[0], "num_groups": groups}
     if isinstance(module, nn.Embedding):
         return {"num_embeddings": after[0], "embedding_dim": after[1]}
     if isinstance(module, nn.PReLU):
         return {"num_parameters": after[0]}
+    if hasattr(module, "normalized_shape"):  # torch's layer norm, and what is written like it
+        return {"normalized_shape": after}
     return {"num_features": after[0]}
 
 

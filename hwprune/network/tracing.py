@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Container
 from dataclasses import replace
 
+import numpy as np
 from torch import nn
 
 from hwprune.network.forward import Example
 from hwprune.network.grouping import group_channels
-from hwprune.network.labels import Labels
+from hwprune.network.labels import Ids, Labels
 from hwprune.network.layers import activations_of, layers_of
 from hwprune.network.network import Network
-from hwprune.network.propagation import propagate, unused
+from hwprune.network.propagation import follow_sizes, propagate, unused
 from hwprune.network.recording import Deadline, Recording, record
 from hwprune.network.surgery import copied
 from hwprune.network.tensors import Constants, activations
@@ -42,29 +45,81 @@ def trace(model: nn.Module, example: Example, *, verify: bool = True, deadline_s
     deadline = Deadline(deadline_s)
     working = copied(model)
     recording = record(working, example, deadline)
-    labels = Labels()
-    labelled = propagate(recording, labels)
-    _list_unused(recording, labels)
-    grouping = group_channels(labels, activations_of(recording, labelled))
-    network = Network(
-        layers=(),
-        groups=grouping.groups,
-        input_shape=next(value.shape for value in recording.values if value.source == "input"),
-        output_shape=recording.values[recording.outputs[0].index].shape,
-        total_parameters=sum(parameter.numel() for parameter in model.parameters()),
-    )
-    if verify and network.cuttable:
-        grouping = grouping.with_frozen(failures(model, network, example, deadline))
-    layers = layers_of(recording, labelled, grouping)
-    constants = Constants(recording, labelled, grouping, layers)
+    found = _Reading(recording)
+    if verify:
+        found = _read_otherwise(found.tried(model, example, deadline), model, example, deadline)
+    layers = layers_of(recording, found.labelled, found.grouping)
+    constants = Constants(recording, found.labelled, found.grouping, layers)
     return replace(
-        network,
+        found.network(model),
         layers=layers,
-        groups=grouping.groups,
         parameters=constants.parameters(),
         stored=constants.stored(),
-        activations=activations(recording, labelled, grouping, layers),
+        activations=activations(recording, found.labelled, found.grouping, layers),
     )
+
+
+class _Reading:
+    """A recording with labels and groups.
+
+    Args:
+        recording: of one forward pass.
+        other: what is read in another way: calls that split a dimension, by their index, of which not the last part
+            carries the channels but the one before; modules, by their path, whose attributes follow the sizes of views.
+    """
+
+    def __init__(self, recording: Recording, other: Container[int | str] = ()) -> None:
+        self.recording, self.labels = recording, Labels()
+        self.labelled = propagate(recording, self.labels, other)
+        follow_sizes(recording, self.labels, other)
+        _list_unused(recording, self.labels)
+        self.grouping = group_channels(self.labels, activations_of(recording, self.labelled))
+
+    def tried(self, model: nn.Module, example: Example, deadline: Deadline) -> _Reading:
+        """With the groups frozen whose cuts do not survive; itself."""
+        network = self.network(model)
+        if network.cuttable:
+            self.grouping = self.grouping.with_frozen(failures(model, network, example, deadline))
+        return self
+
+    def network(self, model: nn.Module) -> Network:
+        """The groups, without layers."""
+        values = self.recording.values
+        return Network(
+            layers=(),
+            groups=self.grouping.groups,
+            input_shape=next(value.shape for value in values if value.source == "input"),
+            output_shape=values[self.recording.outputs[0].index].shape,
+            total_parameters=sum(parameter.numel() for parameter in model.parameters()),
+            norms=tuple(self.labels.norms),
+        )
+
+    def cuttable(self) -> tuple[Counter[int | str], Counter[int | str]]:
+        """How many dimensions a split call, or the views in a module, have that can be cut; and how many not."""
+        groups = [index for index, group in enumerate(self.grouping.groups) if group.frozen is None]
+        places: list[tuple[int | str, Ids]] = [*self.labels.splits.items()]
+        places += [(module, ids) for module, _, ids in self.labels.claims]
+        can, cannot = Counter[int | str](), Counter[int | str]()
+        for place, ids in places:
+            (can if np.isin(self.grouping.group_of[ids], groups).any() else cannot)[place] += 1
+        return can, cannot
+
+
+def _read_otherwise(found: _Reading, model: nn.Module, example: Example, deadline: Deadline) -> _Reading:
+    """Where a view has dimensions that cannot be cut, try what else the code may mean.
+
+    The number of attention heads where their size cannot go; attributes that hold a size. What does not make more
+    dimensions cuttable is read as before.
+    """
+    before, stuck = found.cuttable()
+    hopeful = set(stuck)
+    other = _Reading(found.recording, hopeful)
+    while hopeful := {place for place in hopeful if other.cuttable()[0][place] > before[place]}:
+        deadline.check("reading it otherwise")
+        other = _Reading(found.recording, hopeful).tried(model, example, deadline)
+        if all(other.cuttable()[0][place] > before[place] for place in hopeful):
+            return other
+    return found
 
 
 def _list_unused(recording: Recording, labels: Labels) -> None:

@@ -21,6 +21,16 @@ RULES: dict[str, Rule] = {
     "baddbmm": weights.product_plus,
     "linear": weights.linear,
     "embedding": weights.embedding,
+    **dict.fromkeys(
+        (
+            "scaled_dot_product_attention",
+            "_scaled_dot_product_flash_attention_for_cpu",
+            "_scaled_dot_product_flash_attention",
+            "_scaled_dot_product_efficient_attention",
+            "_scaled_dot_product_cudnn_attention",
+        ),
+        weights.attention,
+    ),
     # norms
     "native_batch_norm": norms.batch_norm,
     "_native_batch_norm_legit": norms.batch_norm,
@@ -139,6 +149,7 @@ RULES: dict[str, Rule] = {
     "repeat": shapes.repeat,
     "flip": shapes.flip,
     "unfold": shapes.unfold,
+    "as_strided": shapes.as_strided,
     # joining and parting
     "cat": pieces.cat,
     "stack": pieces.stack,
@@ -148,6 +159,8 @@ RULES: dict[str, Rule] = {
     "unsafe_split_with_sizes": pieces.split,
     "slice": pieces.slice_,
     "select": pieces.select,
+    "index": pieces.index,
+    "index_select": pieces.index_select,
     "unbind": pieces.select,
     "glu": pieces.glu,
     "constant_pad_nd": pieces.pad,

@@ -16,27 +16,38 @@ def batch_norm(step: Step) -> list[Dims]:
 
 
 def group_norm(step: Step) -> list[Dims]:
-    """Channels of one norm group share their statistics, so whole norm groups go (``num_groups`` shrinks)."""
+    """Channels of one norm group share their statistics, so whole norm groups go (``num_groups`` shrinks).
+
+    Where all channels are one group, it is a layer norm over them.
+    """
     source: Labelled = step["input"]
     ids = _affine(step, source, 1, ("weight", "bias"))
     if ids is not None:
         groups: int = step.arguments.get("group") or step["num_groups"]
-        by_group = ids.reshape(groups, -1)
-        step.labels.tie(by_group, np.broadcast_to(by_group[:, :1], by_group.shape))
+        if groups > 1 or not _over_kept(step):
+            by_group = ids.reshape(groups, -1)
+            step.labels.tie(by_group, np.broadcast_to(by_group[:, :1], by_group.shape))
     step.freeze_dims(source, set(source.dims) - {0, 1}, "normalised over this dimension")
     return [_with(source, 1, ids)]
 
 
 def layer_norm(step: Step) -> list[Dims]:
-    """The statistics run over the last dimensions: nothing along them can go without changing the rest."""
+    """The statistics run over the last dimensions; with a weight of one dimension, over whatever is kept of it."""
     source: Labelled = step["input"]
     normalised = range(len(source.shape) - len(step["normalized_shape"]), len(source.shape))
-    step.freeze_dims(source, normalised, "layer normalisation mixes all channels")
+    if len(normalised) > 1 or not _over_kept(step):
+        step.freeze_dims(source, normalised, "layer normalisation without a weight per channel mixes all channels")
     dims = dict(source.dims)
     for offset, dim in enumerate(normalised):
         ids = _affine(step, source, dim, ("weight", "bias"), offset)
         dims = _with(Labelled(source.shape, dims), dim, ids)
     return [dims]
+
+
+def _over_kept(step: Step) -> bool:
+    """Whether the norm can run over the channels that are kept: by its weight it is known again."""
+    weight: Labelled | None = step["weight"]
+    return weight is not None and len(weight.shape) == 1 and step.labels.normalise(weight.dims.get(0))
 
 
 def weight_norm(step: Step) -> list[Dims]:

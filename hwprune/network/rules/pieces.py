@@ -91,6 +91,31 @@ def select(step: Step) -> list[Dims]:
     return [dims] * len(step.shapes)
 
 
+def index(step: Step) -> list[Dims]:
+    """``x[…, i, j, …]`` with integer tensors side by side: other dimensions pass through."""
+    source: Labelled = step["self"]
+    indices: list[Labelled | None] = step["indices"]
+    used = [dim for dim, one in enumerate(indices) if one is not None]
+    picked = [one for one in indices if one is not None]
+    shape = np.broadcast_shapes(*(one.shape for one in picked))
+    first, after = used[0], used[-1] + 1
+    wanted = (*source.shape[:first], *shape, *source.shape[after:])
+    if used != list(range(first, after)) or wanted != step.shapes[0]:  # as masks
+        return unknown(step)
+    for one in picked:
+        step.freeze_dims(one, one.dims, "an index has no channels")
+    step.freeze_dims(source, used, "channels are picked by their positions")
+    moved = len(shape) - len(used)
+    return [{dim if dim < first else dim + moved: ids for dim, ids in source.dims.items() if dim not in used}]
+
+
+def index_select(step: Step) -> list[Dims]:
+    """Positions of one dimension."""
+    dim = step.dim()
+    step.freeze_dims(step.source, [dim], "channels are picked by their positions")
+    return [{key: ids for key, ids in step.source.dims.items() if key != dim}]
+
+
 def glu(step: Step) -> list[Dims]:
     """The first half, gated by the second: both shrink alike."""
     source, dim = step.source, step.dim()

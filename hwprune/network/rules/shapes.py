@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -69,11 +70,16 @@ def _settle(step: Step, table: Ids, after: list[int], inferred: int | None) -> D
         step.freeze(table, "a single channel is merged into another dimension")
         return {}
     # A dimension that is split stays rectangular only if whole rows or whole columns go. The size that forward
-    # infers (-1) tells which; without one, the code is taken to read the leading size and compute the last.
+    # infers (-1) tells which; without one, the code is taken to read the leading size and compute the last. Where that
+    # leads nowhere (the size of attention heads), tracing asks for the other one (the number of heads).
     # Verification cuts and runs the network, so a wrong assumption ends as a frozen group, not a wrong network.
     kept = varying[-1]
     if inferred in [after[axis] for axis in varying]:
         kept = after.index(inferred) if inferred is not None else kept
+    if len(varying) > 1:
+        step.splits.append(table)
+        if step.leading:
+            kept = next(axis for axis in reversed(varying) if axis != kept)
     others = [axis for axis in range(table.ndim) if axis != kept]
     first = table[tuple(slice(0, 1) if axis in others else slice(None) for axis in range(table.ndim))]
     if len(varying) > 1:
@@ -139,6 +145,16 @@ def flip(step: Step) -> list[Dims]:
     rank = len(step.source.shape)
     turned = {dim % rank for dim in step["dims"]}
     return [{dim: ids[::-1] if dim in turned else ids for dim, ids in step.source.dims.items()}]
+
+
+def as_strided(step: Step) -> list[Dims]:
+    """``as_strided``: what only says in which order the same dimensions lie in memory."""
+    shape, source = step.shapes[0], step.source
+    wide = [dim for dim, size in enumerate(shape) if size > 1]
+    contiguous = [math.prod(shape[dim + 1 :]) for dim in wide]
+    if shape != source.shape or [step["stride"][dim] for dim in wide] != contiguous or step["storage_offset"]:
+        return unknown(step)
+    return [dict(source.dims)]
 
 
 def unfold(step: Step) -> list[Dims]:

@@ -24,15 +24,27 @@ class Step:
         arguments: its arguments by schema name, tensors replaced.
         shapes: of its outputs.
         labels: where ties and freezes go.
+        leading: of a dimension that is split, not the last part carries the channels but the one before.
+
+    Attributes:
+        splits: ids of dimensions that were split where either part could have carried the channels.
     """
 
     def __init__(
-        self, call: Call, arguments: dict[str, Any], shapes: Sequence[tuple[int, ...]], labels: Labels
+        self,
+        call: Call,
+        arguments: dict[str, Any],
+        shapes: Sequence[tuple[int, ...]],
+        labels: Labels,
+        *,
+        leading: bool = False,
     ) -> None:
         self.call = call
         self.arguments = arguments
         self.shapes = tuple(shapes)
         self.labels = labels
+        self.leading = leading
+        self.splits: list[Ids] = []
 
     def __getitem__(self, name: str) -> Any:
         return self.arguments[name]

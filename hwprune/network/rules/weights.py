@@ -94,6 +94,30 @@ def linear(step: Step) -> list[Dims]:
     return [kept if output is None else {**kept, last: output}]
 
 
+def attention(step: Step) -> list[Dims]:
+    """Scaled dot-product attention over (…, heads, tokens, head size): heads go alike, and the head size of values."""
+    query, key, value = (step[name] for name in ("query", "key", "value"))
+    mask: Labelled | None = step.arguments.get("attn_mask", step.arguments.get("attn_bias"))
+    shape = step.shapes[0]
+    rank = len(shape)
+    for tensor in (query, key, value):
+        step.freeze_dims(tensor, [rank - 2], "attention runs along this dimension")
+    for tensor in (query, key):
+        step.freeze_dims(tensor, [rank - 1], "two activations are multiplied and summed over this dimension")
+    dims: Dims = {} if rank - 1 not in value.dims else {rank - 1: value.dims[rank - 1]}
+    parts = [query, key, value]
+    if mask is not None:
+        step.freeze_dims(mask, [len(mask.shape) - 2, len(mask.shape) - 1], "attention runs along this dimension")
+        parts.append(mask)
+    for dim in range(rank - 2):
+        aligned = [(tensor, dim - rank + len(tensor.shape)) for tensor in parts]
+        parallel = [(tensor, own) for tensor, own in aligned if tensor is query or (own >= 0 and tensor.shape[own] > 1)]
+        ids = step.combine(parallel, shape[dim])
+        if ids is not None:
+            dims[dim] = ids
+    return [dims]
+
+
 def embedding(step: Step) -> list[Dims]:
     """``embedding``: rows of the weight are looked up, its columns come out as channels."""
     weight: Labelled = step["weight"]

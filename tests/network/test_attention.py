@@ -1,0 +1,203 @@
+"""Transformers: embedding width through layer norms, whole attention heads, sizes that modules remember."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hwprune.errors import InputError
+from hwprune.network import Masks, cut, masked, trace, verify_cut
+
+from . import models
+
+IMAGE = torch.randn(2, 3, 32, 32)
+TOLERANCE = 1e-4
+
+
+class Heads(nn.Module):
+    """Attention that computes its sizes from attributes, with a learnt bias per head and relative position."""
+
+    def __init__(self, width: int, heads: int, size: int, *, fused: bool) -> None:
+        super().__init__()
+        self.num_heads, self.head_size, self.inner = heads, size, heads * size
+        self.scale, self.fused = size**-0.5, fused
+        self.qkv = nn.Linear(width, 3 * self.inner)
+        self.out = nn.Linear(self.inner, width)
+        self.table = nn.Parameter(torch.randn(33, heads))
+        self.register_buffer("relative", torch.arange(17)[:, None] - torch.arange(17)[None, :] + 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, tokens, _ = x.shape
+        qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, self.head_size).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.unbind(0)
+        bias = self.table[self.relative.view(-1)].view(tokens, tokens, -1).permute(2, 0, 1)
+        if self.fused:
+            x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None])
+        else:
+            x = ((self.scale * q) @ k.transpose(-2, -1) + bias[None]).softmax(-1) @ v
+        return self.out(x.transpose(1, 2).reshape(batch, tokens, self.inner))
+
+
+class Encoder(models.ViT):
+    """Two layers; ``fused`` says how attention is computed."""
+
+    def __init__(self, fused: bool) -> None:
+        super().__init__()
+        self.attention = Heads(24, 4, 5, fused=fused)
+        for norm in (self.norm1, self.norm2):
+            nn.init.uniform_(norm.weight, 0.5, 1.5)
+            nn.init.normal_(norm.bias)
+
+
+class ChannelsFirst(nn.Module):
+    """One group over all channels, between convolutions; and a scale whose shape is remembered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3)
+        self.norm = nn.GroupNorm(1, 8)
+        self.scale = Scale(8)
+        self.last = nn.Conv2d(8, 5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.scale(self.norm(self.first(x))))
+
+
+class Scale(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.shape = (channels, 1, 1)
+        self.weight = nn.Parameter(torch.rand(channels) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight.view(self.shape)
+
+
+def half(network):
+    rng = np.random.default_rng(0)
+    return {
+        g.name: sorted(rng.choice(g.channels, -(-g.channels // 2), replace=False).tolist()) for g in network.cuttable
+    }
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_width_and_heads_of_a_transformer(fused: bool) -> None:
+    torch.manual_seed(0)
+    model = Encoder(fused)
+    network = trace(model, IMAGE)
+    assert {g.name: g.channels for g in network.cuttable} == {"patch": 24, "attention.qkv": 4, "fc1": 96}
+    heads = next(g for g in network.cuttable if g.name == "attention.qkv")
+    by_head = {(member.tensor, member.dim): member.index for member in heads.members}
+    assert by_head.keys() == {
+        ("attention.qkv.weight", 0),
+        ("attention.qkv.bias", 0),
+        ("attention.out.weight", 1),
+        ("attention.table", 1),
+        ("attention.num_heads", 0),
+        ("attention.inner", 0),
+    }
+    assert {m.tensor for m in heads.members} - {m.tensor for m in heads.tensors} == {
+        "attention.num_heads",
+        "attention.inner",
+    }
+    for head in range(4):
+        rows = {part * 20 + head * 5 + i for part in range(3) for i in range(5)}
+        assert set(by_head["attention.qkv.weight", 0][head]) == rows
+        assert set(by_head["attention.out.weight", 1][head]) == set(range(head * 5, head * 5 + 5))
+        assert by_head["attention.table", 1][head].tolist() == [head]
+    kept = half(network)
+    smaller = cut(model, network.cuts(kept))
+    assert verify_cut(model, smaller, network, kept, IMAGE, tolerance=TOLERANCE).max_relative_error <= TOLERANCE
+    assert (smaller.attention.num_heads, smaller.attention.inner, smaller.attention.head_size) == (2, 10, 5)
+    assert smaller.norm1.normalized_shape == (12,)
+    smaller(IMAGE).sum().backward()
+
+
+def test_a_layer_norm_of_a_masked_network_sees_what_is_kept() -> None:
+    """Zeros alone would be counted by mean and variance."""
+    torch.manual_seed(0)
+    model = Encoder(True)
+    network = trace(model, IMAGE)
+    kept = {"patch": list(range(0, 24, 2))}
+    smaller, zeroed = cut(model, network.cuts(kept)), masked(model, network, kept)
+    torch.testing.assert_close(zeroed(IMAGE), smaller(IMAGE), rtol=TOLERANCE, atol=TOLERANCE)
+    plain = copy.deepcopy(model)
+    plain.load_state_dict(zeroed.state_dict())
+    assert not torch.allclose(plain(IMAGE), smaller(IMAGE), rtol=1e-2, atol=1e-2)
+
+
+def test_masks_in_training_and_back() -> None:
+    torch.manual_seed(0)
+    model = Encoder(True)
+    network = trace(model, IMAGE)
+    before = model(IMAGE)
+    masks = Masks(model, network)
+    torch.testing.assert_close(model(IMAGE), before)
+    masks.remove("patch", range(10))
+    masks.apply()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(2):
+        model(IMAGE).square().mean().backward()
+        optimizer.step()
+        masks.apply()
+    smaller = cut(model, masks.kept_plan())
+    assert not smaller._forward_hooks
+    assert not smaller._forward_pre_hooks
+    torch.testing.assert_close(model(IMAGE), smaller(IMAGE), rtol=TOLERANCE, atol=TOLERANCE)
+    with pytest.raises(RuntimeError):
+        model(torch.randn(2, 4, 32, 32))  # what is going on ends with a forward pass that fails
+    torch.testing.assert_close(model(IMAGE), smaller(IMAGE), rtol=TOLERANCE, atol=TOLERANCE)
+    masks.restore("patch", range(10))
+    assert not torch.allclose(model(IMAGE), smaller(IMAGE), rtol=1e-2, atol=1e-2)
+
+
+def test_one_group_over_all_channels_and_a_remembered_shape() -> None:
+    torch.manual_seed(0)
+    model = ChannelsFirst()
+    network = trace(model, IMAGE)
+    assert {g.name: g.channels for g in network.cuttable} == {"first": 8}
+    kept = {"first": [0, 3, 6]}
+    smaller = cut(model, network.cuts(kept))
+    verify_cut(model, smaller, network, kept, IMAGE, tolerance=TOLERANCE)
+    assert (smaller.norm.num_groups, smaller.norm.num_channels) == (1, 3)
+    assert smaller.scale.shape == (3, 1, 1)
+
+
+def test_a_size_that_no_operator_was_told_stays() -> None:
+    class Told(ChannelsFirst):
+        def __init__(self) -> None:
+            super().__init__()
+            self.channels, self._channels, self.flag = 8, 8, True
+
+    smaller = cut(Told(), trace(Told(), IMAGE).cuts({"first": [0, 1, 2]}))
+    assert (smaller.channels, smaller._channels, smaller.flag) == (8, 8, True)
+    assert smaller.scale.shape == (3, 1, 1)
+
+
+def test_a_size_of_two_things_at_once_is_not_guessed() -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.width = 8
+            self.first, self.second, self.last = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 5, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            for conv in (self.first, self.second):
+                x = conv(x).relu()
+                x = x.view(x.shape[0], self.width, *x.shape[2:])
+            return self.last(x)
+
+    network = trace(Both(), IMAGE)
+    assert not network.cuttable
+    assert all("is invalid for input of size" in g.frozen for g in network.frozen if g.name in ("first", "second"))
+
+
+def test_a_plan_with_a_size_is_refused_by_another_model() -> None:
+    model = Encoder(True)
+    cuts = trace(model, IMAGE).cuts({"attention.qkv": [0, 2]})
+    model.attention.num_heads = "four"
+    with pytest.raises(InputError, match=r"the plan cuts 'attention.num_heads', which this model does not have"):
+        cut(model, cuts)
