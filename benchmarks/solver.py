@@ -16,7 +16,9 @@ import argparse
 import dataclasses
 import itertools
 import resource
+import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -35,6 +37,7 @@ from hwprune.budget import (
     solve_halp,
     solve_mckp,
     solve_uniform,
+    write_problem,
 )
 from hwprune.errors import InfeasibleError
 from hwprune.latency import LatencyTable
@@ -148,6 +151,10 @@ def rows(name: str, step: int, shares: tuple[float, ...]) -> Iterator[str]:
             f"| {100 * plan.objective / whole:.2f} % | {100 * plan.used['latency_ms'] / (share * dense):.1f} % "
             f"| {gap} | {plan.solve_s:.2f} s |"
         )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "problem.json"
+        path.write_text(write_problem(dataclasses.replace(problem, budgets={"latency_ms": min(shares) * dense})))
+        subprocess.run([sys.executable, "-m", "hwprune", "solve", str(path), "--json"], check=True, capture_output=True)
 
 
 def main() -> None:
@@ -167,8 +174,8 @@ def main() -> None:
             for line in rows(name, step, shares):
                 print(line, flush=True)
                 lines.append(line)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    lines += ["", f"Peak memory of the whole process, with torch and the models: {peak:.0f} MB."]
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    lines += ["", f"Peak memory of `hwprune solve` on each problem at its least budget: {peak:.0f} MB at most."]
     if options.output:
         options.output.write_text("\n".join(lines) + "\n")
 
