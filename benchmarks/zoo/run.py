@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-LIMIT_S = 300.0
-PEER_LIMIT_S = 120.0
+LIMIT_S = 180.0
+PEER_LIMIT_S = 60.0
 
 
 def architectures() -> list[tuple[str, str]]:

@@ -14,8 +14,10 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils.weak import WeakIdKeyDictionary
 
 from hwprune.errors import ModelError
@@ -157,11 +159,16 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        self._deadline.check(self.stack[-1][0] or "the model's forward")
+        return self.record(func, args, kwargs or {})
+
+    def record(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call an operator and note it."""
         module, builtin = self.stack[-1]
-        self._deadline.check(module or "the model's forward")
         to_ref: Callable[[Any], Any] = lambda leaf: self.ref(leaf) if isinstance(leaf, torch.Tensor) else leaf  # noqa: E731
-        given, named = _pytree.tree_map(to_ref, (args, kwargs or {}))
-        result = func(*args, **(kwargs or {}))
+        given, named = _pytree.tree_map(to_ref, (args, kwargs))
+        with _disable_current_modes():
+            result = func(*args, **kwargs)
         outputs = [leaf for leaf in _pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor)]
         schema = func._schema
         namespace, _, name = schema.name.rpartition("::")
@@ -182,6 +189,30 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             )
         )
         return result
+
+
+class _Whole(TorchFunctionMode):
+    """Records some functions as one operator, which torch would take apart before the recorder sees it."""
+
+    def __init__(self, recorder: _Recorder) -> None:
+        super().__init__()
+        self._recorder = recorder
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func not in _WHOLE:
+            return func(*args, **(kwargs or {}))
+        return self._recorder.record(torch.ops.aten.rms_norm.default, _WHOLE[func](*args, **(kwargs or {})), {})
+
+
+def _rms_norm(
+    input: torch.Tensor, normalized_shape: Any, weight: torch.Tensor | None = None, eps: float | None = None
+) -> tuple[Any, ...]:
+    return input, list(normalized_shape), weight, eps
+
+
+_WHOLE: dict[Any, Callable[..., tuple[Any, ...]]] = {F.rms_norm: _rms_norm, torch.rms_norm: _rms_norm}
 
 
 def _by_name(schema: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -222,7 +253,7 @@ def record(model: nn.Module, example: Example, deadline: Deadline) -> Recording:
             hooks.callback(enter.remove)
             hooks.callback(leave.remove)
         try:
-            with recorder:
+            with recorder, _Whole(recorder):
                 output = model(*arguments)
         except ModelError:
             raise

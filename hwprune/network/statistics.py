@@ -82,6 +82,19 @@ def _layer_norm(
     return _over(kept, norm, input, weight, bias, -1)
 
 
+def _rms_norm(
+    kept: Mapping[int, torch.Tensor],
+    input: torch.Tensor,
+    normalized_shape: Any,
+    weight: torch.Tensor | None = None,
+    eps: float | None = None,
+) -> torch.Tensor:
+    def norm(part: torch.Tensor, scale: torch.Tensor | None, shift: torch.Tensor | None) -> torch.Tensor:
+        return F.rms_norm(part, part.shape[part.dim() - len(normalized_shape) :], scale, eps)
+
+    return _over(kept, norm, input, weight, None, -1)
+
+
 def _group_norm(
     kept: Mapping[int, torch.Tensor],
     input: torch.Tensor,
@@ -115,6 +128,8 @@ def _over(
 _NORMS: dict[Any, Layer] = {
     F.layer_norm: _layer_norm,
     torch.layer_norm: _layer_norm,
+    F.rms_norm: _rms_norm,
+    torch.rms_norm: _rms_norm,
     F.group_norm: _group_norm,
     torch.group_norm: _group_norm,
 }

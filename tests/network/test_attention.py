@@ -166,6 +166,27 @@ def test_one_group_over_all_channels_and_a_remembered_shape() -> None:
     assert smaller.scale.shape == (3, 1, 1)
 
 
+def test_rms_norms_are_one_operator_and_see_what_is_kept() -> None:
+    class Rms(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patch, self.norm, self.head = nn.Conv2d(3, 24, 8, 8), nn.RMSNorm(24), nn.Linear(24, 5)
+            nn.init.uniform_(self.norm.weight, 0.5, 1.5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.norm(self.patch(x).flatten(2).transpose(1, 2)).mean(1))
+
+    torch.manual_seed(0)
+    model = Rms()
+    network = trace(model, IMAGE)
+    assert {g.name: g.channels for g in network.cuttable} == {"patch": 24}
+    assert [layer.op for layer in network.layers if layer.op != "transpose"] == ["conv", "rms_norm", "mean", "linear"]
+    kept = {"patch": list(range(0, 24, 3))}
+    smaller = cut(model, network.cuts(kept))
+    verify_cut(model, smaller, network, kept, IMAGE, tolerance=TOLERANCE)
+    assert smaller.norm.normalized_shape == (8,)
+
+
 def test_a_size_that_no_operator_was_told_stays() -> None:
     class Told(ChannelsFirst):
         def __init__(self) -> None:

@@ -41,6 +41,7 @@ RULES: dict[str, Rule] = {
     "batch_norm": norms.batch_norm,
     "native_group_norm": norms.group_norm,
     "native_layer_norm": norms.layer_norm,
+    "rms_norm": norms.layer_norm,
     "_weight_norm_interface": norms.weight_norm,
     # element by element, where PyTorch's tag is missing
     "_prelu_kernel": elementwise.elementwise,

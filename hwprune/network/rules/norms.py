@@ -32,7 +32,7 @@ def group_norm(step: Step) -> list[Dims]:
 
 
 def layer_norm(step: Step) -> list[Dims]:
-    """The statistics run over the last dimensions; with a weight of one dimension, over whatever is kept of it."""
+    """Layer and RMS norm: over the last dimensions; with a weight of one dimension, over whatever is kept of it."""
     source: Labelled = step["input"]
     normalised = range(len(source.shape) - len(step["normalized_shape"]), len(source.shape))
     if len(normalised) > 1 or not _over_kept(step):
@@ -62,7 +62,7 @@ def weight_norm(step: Step) -> list[Dims]:
 def _affine(step: Step, source: Labelled, dim: int, names: tuple[str, ...], offset: int = 0) -> Ids | None:
     parts = [(source, dim)]
     for name in names:
-        tensor: Labelled | None = step[name]
+        tensor: Labelled | None = step.arguments.get(name)
         if tensor is not None:
             parts.append((tensor, offset))
             if offset in tensor.dims:
