@@ -122,6 +122,7 @@ def subject_of(model: nn.Module, example: Tensor, network: Network, target: Targ
         covers=covers if runtime_for(target).kernels else {},
         null=null_engine(target),
         probes=probe_engines(target),
+        positions={group.name: group.positions for group in network.cuttable},
     )
 
 

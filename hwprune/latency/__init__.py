@@ -23,6 +23,7 @@ from hwprune.latency.prediction import Prediction as Prediction
 from hwprune.latency.prediction import layer_costs as layer_costs
 from hwprune.latency.prediction import predict as predict
 from hwprune.latency.sampling import allowed_widths as allowed_widths
+from hwprune.latency.sampling import group_step as group_step
 from hwprune.latency.table import LatencyTable as LatencyTable
 from hwprune.latency.table import Lookup as Lookup
 
@@ -42,6 +43,7 @@ __all__ = [
     "Subject",
     "allowed_widths",
     "fused_into",
+    "group_step",
     "key_of",
     "layer_costs",
     "null_model",

@@ -7,7 +7,7 @@ import itertools
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
@@ -26,7 +26,7 @@ from hwprune.latency.key import costed_operands, key_of, sizes_of
 from hwprune.latency.layer import Layer
 from hwprune.latency.observation import NETWORK, Observation, Shares, anchor_speed, observed, shares
 from hwprune.latency.prediction import predict
-from hwprune.latency.sampling import rounded_up
+from hwprune.latency.sampling import group_step, rounded_up
 from hwprune.latency.table import LatencyTable
 from hwprune.latency.whole_network import estimated
 from hwprune.targets import Target, runtime_for
@@ -53,6 +53,7 @@ class Subject:
         layers: of the dense network, in execution order.
         channels: cuttable group → channels in the dense network.
         frozen: any other group → channels.
+        positions: cuttable group → positions that one of its channels is; what is not named has 1.
         build: the exported network with these widths of the cuttable groups, in the runtime's format.
         covers: node of the exported graph → layer; empty where the runtime does not tell what kernels take.
         null: a model that does nothing, in that format.
@@ -66,11 +67,13 @@ class Subject:
     covers: Mapping[str, str]
     null: bytes
     probes: Mapping[int, bytes]
+    positions: Widths = field(default_factory=dict)
 
     @property
     def anchor(self) -> bytes:
         """The network that all others are measured against: about half as wide as the dense one."""
-        return self.build({name: min(count, rounded_up(-(-count // 2), 16)) for name, count in self.channels.items()})
+        steps = {name: group_step(16, self.positions.get(name, 1)) for name in self.channels}
+        return self.build({n: min(count, rounded_up(-(-count // 2), steps[n])) for n, count in self.channels.items()})
 
 
 def network_visits(
@@ -202,7 +205,7 @@ class NetworkProfiler:
         return self.table(connection.fingerprint())
 
     def _designed(self, count: int, step: int, *, part: int) -> list[dict[str, int]]:
-        designed = designed_widths(self._subject.channels, step, count, self._seed + part)
+        designed = designed_widths(self._subject.channels, step, count, self._seed + part, self._subject.positions)
         if part == 0:
             designed[0] = dict(self._subject.channels)  # the dense network is always among them
         return designed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Collection, Sequence
 
 
@@ -17,6 +18,16 @@ def allowed_widths(channels: int, step: int) -> tuple[int, ...]:
         the multiples of ``step`` below ``channels``, then ``channels``.
     """
     return (*range(step, channels, step), channels)
+
+
+def group_step(step: int, positions: int) -> int:
+    """The width step of a group whose channels are several positions each: so that whole steps of positions go.
+
+    Args:
+        step: the table's ``channel_step``.
+        positions: that a channel is; 0 or 1 of ordinary channels, the size of a head of attention heads.
+    """
+    return step // math.gcd(step, positions or 1)
 
 
 def rounded_up(size: int, step: int) -> int:

@@ -5,6 +5,7 @@ Made by :func:`hwprune.network.trace`; read by saliency, budget, surgery and pre
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -52,6 +53,11 @@ class ChannelGroup:
     channels: int
     members: tuple[Member, ...]
     frozen: str | None = None
+
+    @property
+    def positions(self) -> int:
+        """How many positions of the layers that make and read it a channel is, or divides: 1, or of a head its size."""
+        return math.gcd(*(member.index.shape[1] for member in self.members if member.role in ("out", "in")))
 
     @property
     def tensors(self) -> tuple[Member, ...]:

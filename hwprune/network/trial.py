@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,6 +26,8 @@ def failures(model: nn.Module, network: Network, example: Example, deadline: Dea
 
     A seeded random half of every cuttable group is cut out at once. If that fails, the groups are added
     one set after the other, sets that fail are halved: n culprits among g groups cost about n·log(g) runs.
+    Of repeated blocks one culprit tells: its counterparts are tried together, and if they fail with the same words, so
+    do they all.
 
     Raises:
         ModelError: time is up.
@@ -42,7 +45,12 @@ def failures(model: nn.Module, network: Network, example: Example, deadline: Dea
         if failure is None:
             accepted += chosen
         elif len(chosen) == 1:
-            reasons[chosen[0].name] = f"cutting it fails: {failure}"
+            alike = [group for one in pending for group in one if _pattern(group) == _pattern(chosen[0])]
+            pending = [[group for group in one if group not in alike] for one in pending]
+            if alike and _failure(model, network, [*accepted, *alike], example) != failure:
+                pending.append(alike)
+                alike = []
+            reasons.update({group.name: f"cutting it fails: {failure}" for group in [*chosen, *alike]})
         else:
             half = len(chosen) // 2
             pending += [chosen[half:], chosen[:half]]
@@ -61,6 +69,12 @@ def _failure(model: nn.Module, network: Network, groups: Sequence[ChannelGroup],
     except SurgeryError as error:
         return error.message
     return None
+
+
+def _pattern(group: ChannelGroup) -> tuple[object, ...]:
+    """Equal for counterparts in repeated blocks: the same tensors but for the numbers in their names."""
+    members = {(re.sub(r"\d+", "#", member.tensor), member.dim, member.role) for member in group.members}
+    return group.channels, frozenset(members)
 
 
 def _halves(groups: Sequence[ChannelGroup]) -> dict[str, list[int]]:

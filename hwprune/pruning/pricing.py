@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from hwprune.budget import Axis, Choices, Cost, CostAxis, Problem, rank, total
 from hwprune.errors import BudgetError, InfeasibleError
-from hwprune.latency import LatencyTable, Operand, allowed_widths, layer_costs
+from hwprune.latency import LatencyTable, Operand, allowed_widths, group_step, layer_costs
 from hwprune.latency.key import costed_operands
 from hwprune.network import Network
 from hwprune.pruning.analytic import cost_axis, macs_costs, memory_costs, size_costs
@@ -131,7 +131,7 @@ def price(
             hint="only channels that no output, fixed size or unknown operator depends on can be cut",
         )
     step = table.channel_step if table is not None else step
-    allowed = {group.name: allowed_widths(group.channels, step) for group in network.cuttable}
+    allowed = {g.name: allowed_widths(g.channels, group_step(step, g.positions)) for g in network.cuttable}
     target = target or Target(name="any")
     costs: list[Cost] = []
     for one in (metric, *(caps or {})):

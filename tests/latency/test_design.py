@@ -17,6 +17,12 @@ def shares(designed: list[dict[str, int]]) -> np.ndarray:
     return np.array([[one[group] / count for group, count in CHANNELS.items()] for one in designed])
 
 
+def test_groups_of_heads_take_steps_of_their_own() -> None:
+    designed = designed_widths({"heads": 3, "channels": 64}, 16, 32, 0, {"heads": 64})
+    assert {widths["heads"] for widths in designed} == {1, 2, 3}
+    assert {widths["channels"] for widths in designed} == {16, 32, 48, 64}
+
+
 @given(
     st.dictionaries(st.text(min_size=1, max_size=3), st.integers(1, 300), max_size=5),
     st.sampled_from([1, 4, 8, 16, 32]),

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwprune.latency import allowed_widths
+from hwprune.latency import allowed_widths, group_step
 from hwprune.latency.sampling import sample_sizes
 
 
@@ -30,6 +30,13 @@ def test_allowed_widths_are_step_edges_and_the_dense_width(channels: int, step: 
     assert all(width % step == 0 for width in widths[:-1])
     assert list(widths) == sorted(set(widths))
     assert all(width >= 1 for width in widths)
+
+
+@pytest.mark.parametrize(
+    ("step", "positions", "expected"), [(16, 1, 16), (16, 0, 16), (16, 64, 1), (16, 24, 2), (16, 5, 16), (1, 7, 1)]
+)
+def test_heads_go_in_steps_of_their_own(step: int, positions: int, expected: int) -> None:
+    assert group_step(step, positions) == expected
 
 
 def test_a_fixed_axis_has_one_size() -> None:

@@ -103,6 +103,7 @@ def test_width_and_heads_of_a_transformer(fused: bool) -> None:
         "attention.num_heads",
         "attention.inner",
     }
+    assert [g.positions for g in network.cuttable] == [1, 5, 1]
     for head in range(4):
         rows = {part * 20 + head * 5 + i for part in range(3) for i in range(5)}
         assert set(by_head["attention.qkv.weight", 0][head]) == rows

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from hwprune.latency import LatencyTable, allowed_widths
+from hwprune.latency import LatencyTable, allowed_widths, group_step
 from hwprune.latency.entry import Entry
 from hwprune.latency.fusion import fused_into
 from hwprune.latency.key import channel_dim, costed_operands, key_of
@@ -36,6 +36,7 @@ def made_up_table(network: Network, *, step: int = 4, seed: int = 0, target: Tar
     target, random = target or Target(name="made-up"), np.random.default_rng(seed)
     runtime = runtime_for(target)
     fused, channels = fused_into(network.layers, runtime), network.dense_widths
+    steps = {group.name: group.positions for group in network.cuttable}
     entries: dict[str, list[Any]] = {}
     for layer in network.layers:
         if layer.name in fused:
@@ -43,7 +44,7 @@ def made_up_table(network: Network, *, step: int = 4, seed: int = 0, target: Tar
         key = key_of(layer)
         sizes = entries.setdefault(key.identity, [key, [set() for _ in costed_operands(layer)]])[1]
         for (_, operand), seen in zip(costed_operands(layer), sizes, strict=True):
-            terms = [(m, allowed_widths(channels[g], step)) for g, m in operand.axis.terms]
+            terms = [(m, allowed_widths(channels[g], group_step(step, steps.get(g, 1)))) for g, m in operand.axis.terms]
             seen.add(operand.shape[channel_dim(layer, operand)])
             if operand.channel_dim is not None:
                 ends = [operand.axis.fixed + sum(m * widths[i] for m, widths in terms) for i in (0, -1)]

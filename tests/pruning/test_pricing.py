@@ -120,7 +120,8 @@ def test_latencies_are_what_predict_says(traced) -> None:
     _, network, _ = traced
     table = made_up_table(network, step=2)
     prices = price(network, "latency_ms", table=table)
-    assert all(width % 2 == 0 for widths in prices.widths.values() for width in widths[:-1])
+    positions = {group.name: group.positions for group in network.cuttable}
+    assert all(w * (positions[g] or 1) % 2 == 0 for g, widths in prices.widths.items() for w in widths[:-1])
     frozen = {group.name: group.channels for group in network.frozen}
     seen = set()
     for seed in range(25):
