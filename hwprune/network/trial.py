@@ -26,8 +26,8 @@ def failures(model: nn.Module, network: Network, example: Example, deadline: Dea
 
     A seeded random half of every cuttable group is cut out at once. If that fails, the groups are added
     one set after the other, sets that fail are halved: n culprits among g groups cost about n·log(g) runs.
-    Of repeated blocks one culprit tells: its counterparts are tried together, and if they fail with the same words, so
-    do they all.
+    Of repeated blocks one culprit tells: its counterparts are tried together, and if that fails with the same words,
+    numbers apart, so do they all.
 
     Raises:
         ModelError: time is up.
@@ -45,12 +45,15 @@ def failures(model: nn.Module, network: Network, example: Example, deadline: Dea
         if failure is None:
             accepted += chosen
         elif len(chosen) == 1:
+            reasons[chosen[0].name] = f"cutting it fails: {failure}"
             alike = [group for one in pending for group in one if _pattern(group) == _pattern(chosen[0])]
-            pending = [[group for group in one if group not in alike] for one in pending]
-            if alike and _failure(model, network, [*accepted, *alike], example) != failure:
-                pending.append(alike)
-                alike = []
-            reasons.update({group.name: f"cutting it fails: {failure}" for group in [*chosen, *alike]})
+            if alike:
+                pending = [[group for group in one if group not in alike] for one in pending]
+                again = _failure(model, network, [*accepted, *alike], example)
+                if again is not None and _in_words(again) == _in_words(failure):
+                    reasons.update({group.name: f"cutting it fails: {again}" for group in alike})
+                else:
+                    pending.append(alike)
         else:
             half = len(chosen) // 2
             pending += [chosen[half:], chosen[:half]]
@@ -69,6 +72,10 @@ def _failure(model: nn.Module, network: Network, groups: Sequence[ChannelGroup],
     except SurgeryError as error:
         return error.message
     return None
+
+
+def _in_words(failure: str) -> str:
+    return re.sub(r"[\d.e+-]+", "#", failure)
 
 
 def _pattern(group: ChannelGroup) -> tuple[object, ...]:

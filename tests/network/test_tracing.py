@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from hwprune.errors import ModelError
-from hwprune.network import cut, trace, verify_cut
+from hwprune.network import cut, trace, trial, verify_cut
 
 from . import models
 
@@ -128,6 +128,33 @@ def test_reasons_name_the_operator_and_its_place():
 
 def test_without_verification_a_size_in_the_code_goes_unnoticed():
     assert "b" in groups(trace(models.HardCoded(), IMAGE, verify=False))
+
+
+class Blocks(nn.Module):
+    """Blocks that are alike but for those whose code knows how many channels there are."""
+
+    def __init__(self, count, hard):
+        super().__init__()
+        self.hard = hard
+        self.convs = nn.ModuleList(nn.Conv2d(3 if i == 0 else 8, 8, 1) for i in range(count))
+        self.last = nn.Conv2d(8, 5, 1)
+
+    def forward(self, x):
+        for i, conv in enumerate(self.convs):
+            x = conv(x).relu()
+            if i in self.hard:
+                x = x.reshape(x.shape[0], 8, 32, 32)
+        return self.last(x)
+
+
+@pytest.mark.parametrize("hard", [range(1, 24), [5]], ids=["all", "one"])
+def test_counterparts_in_repeated_blocks(hard, monkeypatch):
+    runs, failure = [], trial._failure
+    monkeypatch.setattr(trial, "_failure", lambda *given: runs.append(given) or failure(*given))
+    network = trace(Blocks(24, hard), IMAGE)
+    frozen = {name for name, reason in reasons(network).items() if "is invalid for input of size" in reason}
+    assert frozen == {f"convs.{i}" for i in hard}
+    assert len(runs) < 30  # one by one they would be twice 24, with both ways of reading the views
 
 
 def test_layers_that_never_run_are_listed():
