@@ -67,8 +67,12 @@ def cut(model: nn.Module, cuts: Cuts) -> nn.Module:
 
 
 def sizes_in(model: nn.Module) -> dict[str, dict[str, int]]:
-    """Module path → public attribute → the integer it holds; of several integers, each as ``name[i]``."""
-    return {path: dict(_integers(module)) for path, module in model.named_modules()}
+    """Module path → public attribute → the integer it holds; of several integers, each as ``name[i]``.
+
+    Of layers whose attributes follow their tensors anyway, none.
+    """
+    modules = [(path, module) for path, module in model.named_modules() if not isinstance(module, _FOLLOWING)]
+    return {path: dict(_integers(module)) for path, module in modules}
 
 
 def _integers(module: nn.Module) -> Iterator[tuple[str, int]]:

@@ -13,7 +13,7 @@ from hwprune.network.forward import Example
 from hwprune.network.grouping import group_channels
 from hwprune.network.labels import Ids, Labels
 from hwprune.network.layers import activations_of, layers_of
-from hwprune.network.network import Network
+from hwprune.network.network import ChannelGroup, Network
 from hwprune.network.propagation import follow_sizes, propagate, unused
 from hwprune.network.recording import Deadline, Recording, record
 from hwprune.network.surgery import copied
@@ -74,12 +74,18 @@ class _Reading:
         follow_sizes(recording, self.labels, other)
         _list_unused(recording, self.labels)
         self.grouping = group_channels(self.labels, activations_of(recording, self.labelled))
+        self.failed: dict[tuple[object, ...], str] = {}
 
-    def tried(self, model: nn.Module, example: Example, deadline: Deadline) -> _Reading:
-        """With the groups frozen whose cuts do not survive; itself."""
+    def tried(self, model: nn.Module, example: Example, deadline: Deadline, before: _Reading | None = None) -> _Reading:
+        """With the groups frozen whose cuts do not survive, or did not in a reading before; itself."""
+        if before is not None:
+            known = {group.name: before.failed.get(_members(group)) for group in self.grouping.groups}
+            self.grouping = self.grouping.with_frozen({name: why for name, why in known.items() if why})
         network = self.network(model)
         if network.cuttable:
-            self.grouping = self.grouping.with_frozen(failures(model, network, example, deadline))
+            found = failures(model, network, example, deadline)
+            self.failed = {_members(group): found[group.name] for group in network.cuttable if group.name in found}
+            self.grouping = self.grouping.with_frozen(found)
         return self
 
     def network(self, model: nn.Module) -> Network:
@@ -95,14 +101,21 @@ class _Reading:
         )
 
     def cuttable(self) -> tuple[Counter[int | str], Counter[int | str]]:
-        """How many dimensions a split call, or the views in a module, have that can be cut; and how many not."""
+        """How many dimensions of a split call, or of the views in a module with sizes, can be cut; how many cannot."""
         groups = [index for index, group in enumerate(self.grouping.groups) if group.frozen is None]
+        held = {path: set(sizes.values()) for path, sizes in self.recording.sizes.items()}
+        split = {self.recording.calls[call].module for call in self.labels.splits}
         places: list[tuple[int | str, Ids]] = [*self.labels.splits.items()]
-        places += [(module, ids) for module, _, ids in self.labels.claims]
+        places += [(m, ids) for m, size, ids in self.labels.claims if m in split or size in held.get(m, ())]
         can, cannot = Counter[int | str](), Counter[int | str]()
         for place, ids in places:
             (can if np.isin(self.grouping.group_of[ids], groups).any() else cannot)[place] += 1
         return can, cannot
+
+
+def _members(group: ChannelGroup) -> tuple[object, ...]:
+    """Equal for the same channels in two readings."""
+    return group.channels, *((member.tensor, member.dim) for member in group.members)
 
 
 def _read_otherwise(found: _Reading, model: nn.Module, example: Example, deadline: Deadline) -> _Reading:
@@ -116,7 +129,7 @@ def _read_otherwise(found: _Reading, model: nn.Module, example: Example, deadlin
     other = _Reading(found.recording, hopeful)
     while hopeful := {place for place in hopeful if other.cuttable()[0][place] > before[place]}:
         deadline.check("reading it otherwise")
-        other = _Reading(found.recording, hopeful).tried(model, example, deadline)
+        other = _Reading(found.recording, hopeful).tried(model, example, deadline, found)
         if all(other.cuttable()[0][place] > before[place] for place in hopeful):
             return other
     return found
