@@ -54,6 +54,8 @@ class Labels:
         roles: index of a block → what its tensor does with these channels.
         norms: weights of the layer norms whose statistics run over the channels that are kept.
         claims: module in which an operator was told a size, the size, and the ids of that dimension.
+        told: module, ids of the unequal parts that it takes a dimension apart into, and why they are frozen if it turns
+            out that none of its attributes holds their sizes.
         splits: index of a call that splits a dimension either part of which could carry its channels → their ids.
     """
 
@@ -65,6 +67,7 @@ class Labels:
         self.norms: list[str] = []
         self.splits: dict[int, Ids] = {}
         self.claims: list[tuple[str, int, Ids]] = []
+        self.told: list[tuple[str, list[Ids], str]] = []
         self.size = 0
         self._starts: list[int] = []
         self._known: dict[tuple[str, int], Ids] = {}

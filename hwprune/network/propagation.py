@@ -13,14 +13,14 @@ from hwprune.network.recording import Recording, Ref, Value
 from hwprune.network.rules import Step, rule_for
 
 
-def propagate(recording: Recording, labels: Labels, leading: Container[int | str] = ()) -> list[Labelled]:
+def propagate(recording: Recording, labels: Labels, other: Container[int | str] = ()) -> list[Labelled]:
     """Label every value of the recording.
 
     Args:
         recording: of one forward pass.
         labels: collects ties, freezes and roles.
-        leading: calls that split a dimension, by their index, of which not the last part carries the channels but the
-            one before.
+        other: calls that split a dimension, by their index, of which not the last part carries the channels but the
+            one before; modules, by their path, whose attributes hold the sizes of unequal parts.
 
     Returns:
         One entry per value. The model's outputs are frozen.
@@ -37,7 +37,7 @@ def propagate(recording: Recording, labels: Labels, leading: Container[int | str
     for index, call in enumerate(recording.calls):
         arguments = _pytree.tree_map(labelled, call.arguments)
         shapes = [recording.values[output.index].shape for output in call.outputs]
-        step = Step(call, arguments, shapes, labels, leading=index in leading)
+        step = Step(call, arguments, shapes, labels, leading=index in other, told=call.module in other)
         results = rule_for(call)(step) if step.tensors else []
         labels.splits.update((index, ids.ravel()) for ids in step.splits)
         if call.in_place and results:
@@ -61,15 +61,15 @@ _SIZED = frozenset({"view", "_unsafe_view", "reshape", "expand"})  # operators t
 def follow_sizes(recording: Recording, labels: Labels, modules: Container[int | str]) -> None:
     """Tie attributes that hold a size to the channels that they are the number of.
 
-    An attribute is taken for the size that a view was given in the same module, if they are equal, and the dimension is
-    always the same channels. Whether that was right, tracing finds out by running the cut network.
+    An attribute is taken for the size that a view or a split was given in the same module, if they are equal, and the
+    dimension is always the same channels. Whether that was right, tracing finds out by running the cut network.
 
     Args:
         recording: of one forward pass.
         labels: with its claims.
         modules: whose attributes.
     """
-    root = components(labels.size, labels.ties)
+    root, followed = components(labels.size, labels.ties), set[tuple[str, int]]()
     claims: dict[tuple[str, int], dict[bytes, Ids]] = {}
     for module, size, ids in labels.claims:
         claims.setdefault((module, size), {})[root[ids].tobytes()] = ids
@@ -80,6 +80,11 @@ def follow_sizes(recording: Recording, labels: Labels, modules: Container[int | 
                 attribute = labels.block(f"{module}.{name}".lstrip("."), 0, size)
                 labels.mark(attribute, "size")
                 labels.tie(attribute, claimed[0])
+                followed.add((module, size))
+    for module, parts, why in labels.told:
+        if sum((module, ids.size) not in followed for ids in parts) > 1:  # what is left over needs no attribute
+            for ids in parts:
+                labels.freeze(ids, why)
 
 
 def _leaf(recording: Recording, index: int, labels: Labels) -> Labelled:

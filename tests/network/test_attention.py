@@ -188,6 +188,39 @@ def test_rms_norms_are_one_operator_and_see_what_is_kept() -> None:
     assert smaller.norm.normalized_shape == (8,)
 
 
+class Partial(nn.Module):
+    """A part of the channels is convolved, as in FasterNet; ``rest`` says how the code knows the other part's size."""
+
+    def __init__(self, rest: str) -> None:
+        super().__init__()
+        self.first, self.part = nn.Conv2d(3, 12, 3), nn.Conv2d(4, 4, 1)
+        self.last = nn.Conv2d(12, 5, 1)
+        self.sizes = {"attributes": [4, 8], "remainder": 4, "code": None}[rest]
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        taken = self.sizes if isinstance(self.sizes, int) else 4
+        left, right = x.split(self.sizes if isinstance(self.sizes, list) else [taken, x.shape[1] - taken], 1)
+        return self.last(torch.cat([self.part(left), right], 1))
+
+
+@pytest.mark.parametrize("rest", ["attributes", "remainder", "code"])
+def test_unequal_parts(rest: str) -> None:
+    torch.manual_seed(0)
+    model = Partial(rest)
+    network = trace(model, IMAGE)
+    found = {g.name: g.channels for g in network.cuttable}
+    if rest == "code":
+        assert found == {"part": 4}
+        assert "taken apart at a fixed position" in next(g.frozen for g in network.frozen if g.name == "first")
+        return
+    assert found == {"first": 4, "first#2": 8, "part": 4}
+    kept = {"first": [0, 3], "first#2": [1, 2, 5]}
+    smaller = cut(model, network.cuts(kept))
+    verify_cut(model, smaller, network, kept, IMAGE, tolerance=TOLERANCE)
+    assert smaller.sizes == ([2, 3] if rest == "attributes" else 2)
+
+
 def test_a_size_that_no_operator_was_told_stays() -> None:
     class Told(ChannelsFirst):
         def __init__(self) -> None:

@@ -51,11 +51,18 @@ def stack(step: Step) -> list[Dims]:
 def split(step: Step) -> list[Dims]:
     """``split``, ``chunk``, ``split_with_sizes``: consecutive parts."""
     source, dim = step.source, step.dim()
-    stops = np.cumsum([shape[dim] for shape in step.shapes]).tolist()
-    results: list[Dims] = []
-    for shape, stop in zip(step.shapes, stops, strict=True):
-        results.append(_part(step, source, dim, stop - shape[dim], stop))
-    return results
+    sizes = [shape[dim] for shape in step.shapes]
+    bounds = [(stop - size, stop) for size, stop in zip(sizes, np.cumsum(sizes).tolist(), strict=True)]
+    if dim not in source.dims or len(set(sizes)) == 1:
+        return [_part(step, source, dim, start, stop) for start, stop in bounds]
+    parts = [source.dims[dim][start:stop] for start, stop in bounds]
+    step.labels.claims += [(step.call.module, ids.size, ids) for ids in parts]
+    why = f"taken apart at a fixed position ({step.call.place})"
+    if step.told:
+        step.labels.told.append((step.call.module, parts, why))
+    else:
+        step.labels.freeze(source.dims[dim], why)
+    return [{**source.dims, dim: ids} for ids in parts]
 
 
 def slice_(step: Step) -> list[Dims]:

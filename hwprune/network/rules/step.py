@@ -25,6 +25,7 @@ class Step:
         shapes: of its outputs.
         labels: where ties and freezes go.
         leading: of a dimension that is split, not the last part carries the channels but the one before.
+        told: attributes of the module hold the sizes of unequal parts.
 
     Attributes:
         splits: ids of dimensions that were split where either part could have carried the channels.
@@ -38,12 +39,13 @@ class Step:
         labels: Labels,
         *,
         leading: bool = False,
+        told: bool = False,
     ) -> None:
         self.call = call
         self.arguments = arguments
         self.shapes = tuple(shapes)
         self.labels = labels
-        self.leading = leading
+        self.leading, self.told = leading, told
         self.splits: list[Ids] = []
 
     def __getitem__(self, name: str) -> Any:
