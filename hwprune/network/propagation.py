@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from typing import Any
 
 from torch.utils import _pytree
@@ -77,14 +77,33 @@ def follow_sizes(recording: Recording, labels: Labels, modules: Container[int | 
         for name, size in sizes.items() if module in modules else ():
             claimed = list(claims.get((module, size), {}).values())
             if len(claimed) == 1:
-                attribute = labels.block(f"{module}.{name}".lstrip("."), 0, size)
-                labels.mark(attribute, "size")
-                labels.tie(attribute, claimed[0])
+                _follow(labels, module, name, claimed[0])
                 followed.add((module, size))
     for module, parts, why in labels.told:
-        if sum((module, ids.size) not in followed for ids in parts) > 1:  # what is left over needs no attribute
+        whole = _several(recording.sizes.get(module, {}), [ids.size for ids in parts])
+        for name, ids in zip(whole, parts, strict=False):
+            _follow(labels, module, name, ids)
+        if (
+            not whole and sum((module, ids.size) not in followed for ids in parts) > 1
+        ):  # what is left over needs no attribute
             for ids in parts:
                 labels.freeze(ids, why)
+
+
+def _follow(labels: Labels, module: str, name: str, ids: Ids) -> None:
+    attribute = labels.block(f"{module}.{name}".lstrip("."), 0, ids.size)
+    labels.mark(attribute, "size")
+    labels.tie(attribute, ids)
+
+
+def _several(held: Mapping[str, int], sizes: list[int]) -> list[str]:
+    """The elements of the attribute that holds exactly these sizes; none if there is no such one, or several."""
+    lists: dict[str, list[int]] = {}
+    for name, size in held.items():
+        if name.endswith("]"):
+            lists.setdefault(name.partition("[")[0], []).append(size)
+    found = [name for name, values in lists.items() if values == sizes]
+    return [f"{found[0]}[{index}]" for index in range(len(sizes))] if len(found) == 1 else []
 
 
 def _leaf(recording: Recording, index: int, labels: Labels) -> Labelled:

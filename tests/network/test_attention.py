@@ -221,6 +221,55 @@ def test_unequal_parts(rest: str) -> None:
     assert smaller.sizes == ([2, 3] if rest == "attributes" else 2)
 
 
+def test_unequal_parts_some_of_one_size() -> None:
+    """As in InceptionNeXt: which of the equal sizes is which, their order tells."""
+
+    class Three(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Conv2d(3, 12, 3), nn.Conv2d(12, 5, 1)
+            self.left, self.right = nn.Conv2d(2, 2, 1), nn.Conv2d(2, 2, 1)
+            self.sizes = (8, 2, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x, left, right = self.first(x).split(self.sizes, 1)
+            return self.last(torch.cat([x, self.left(left), self.right(right)], 1))
+
+    torch.manual_seed(0)
+    model = Three()
+    network = trace(model, IMAGE)
+    kept = {"first": [0, 3, 4], "first#3": [1], "right": [0]}
+    assert {g.name: g.channels for g in network.cuttable} == {
+        "first": 8,
+        "first#2": 2,
+        "first#3": 2,
+        "left": 2,
+        "right": 2,
+    }
+    smaller = cut(model, network.cuts(kept))
+    verify_cut(model, smaller, network, kept, IMAGE, tolerance=TOLERANCE)
+    assert smaller.sizes == (3, 2, 1)
+
+
+def test_equal_parts_whose_sizes_are_remembered() -> None:
+    class Four(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Conv2d(3, 12, 3), nn.Conv2d(12, 5, 1)
+            self.sizes = (4, 4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(torch.cat(self.first(x).split(self.sizes, 1)[::-1], 1))
+
+    torch.manual_seed(0)
+    model = Four()
+    network = trace(model, IMAGE)
+    assert {g.name: g.channels for g in network.cuttable} == {"first": 4}
+    smaller = cut(model, network.cuts({"first": [0, 3]}))
+    verify_cut(model, smaller, network, {"first": [0, 3]}, IMAGE, tolerance=TOLERANCE)
+    assert smaller.sizes == (2, 2, 2)
+
+
 def test_a_size_that_no_operator_was_told_stays() -> None:
     class Told(ChannelsFirst):
         def __init__(self) -> None:

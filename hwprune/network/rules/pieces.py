@@ -53,10 +53,10 @@ def split(step: Step) -> list[Dims]:
     source, dim = step.source, step.dim()
     sizes = [shape[dim] for shape in step.shapes]
     bounds = [(stop - size, stop) for size, stop in zip(sizes, np.cumsum(sizes).tolist(), strict=True)]
-    if dim not in source.dims or len(set(sizes)) == 1:
+    parts = [source.dims[dim][start:stop] for start, stop in bounds] if dim in source.dims else []
+    step.labels.claims += [(step.call.module, ids.size, ids) for ids in parts if ids.size > 1]
+    if not parts or len(set(sizes)) == 1:
         return [_part(step, source, dim, start, stop) for start, stop in bounds]
-    parts = [source.dims[dim][start:stop] for start, stop in bounds]
-    step.labels.claims += [(step.call.module, ids.size, ids) for ids in parts]
     why = f"taken apart at a fixed position ({step.call.place})"
     if step.told:
         step.labels.told.append((step.call.module, parts, why))
