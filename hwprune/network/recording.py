@@ -192,7 +192,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class _Whole(TorchFunctionMode):
-    """Records some functions as one operator, which torch would take apart before the recorder sees it."""
+    """Records an RMS norm as one operator, which torch would take apart before the recorder sees it."""
 
     def __init__(self, recorder: _Recorder) -> None:
         super().__init__()
@@ -201,18 +201,9 @@ class _Whole(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func not in _WHOLE:
+        if func not in (F.rms_norm, torch.rms_norm):
             return func(*args, **(kwargs or {}))
-        return self._recorder.record(torch.ops.aten.rms_norm.default, _WHOLE[func](*args, **(kwargs or {})), {})
-
-
-def _rms_norm(
-    input: torch.Tensor, normalized_shape: Any, weight: torch.Tensor | None = None, eps: float | None = None
-) -> tuple[Any, ...]:
-    return input, list(normalized_shape), weight, eps
-
-
-_WHOLE: dict[Any, Callable[..., tuple[Any, ...]]] = {F.rms_norm: _rms_norm, torch.rms_norm: _rms_norm}
+        return self._recorder.record(torch.ops.aten.rms_norm.default, args, kwargs or {})
 
 
 def _by_name(schema: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -7,15 +7,13 @@ So while a masked network runs, its layer norms see the kept channels alone, and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
-
-Layer = Callable[..., torch.Tensor]
 
 
 class KeptStatistics:
@@ -62,74 +60,28 @@ class _OverKept(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func in _NORMS:
-            return _NORMS[func](self._kept, *args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+        given = {**dict(zip(_ARGUMENTS.get(func, ()), args, strict=False)), **(kwargs or {})}
+        places = self._kept.get(id(given.get("weight")))
+        if func not in _ARGUMENTS or places is None or given.get("num_groups", 1) > 1:
+            return func(*args, **(kwargs or {}))
+        source, dim = given["input"], 1 if "num_groups" in given else -1
+        places = places.to(source.device)
+        part = {**given, "input": source.index_select(dim, places)}
+        part |= {name: given[name][places] for name in ("weight", "bias") if given.get(name) is not None}
+        if "normalized_shape" in given:
+            part["normalized_shape"] = [len(places)]
+        inside = func(**part)
+        return torch.zeros_like(source, dtype=inside.dtype).index_copy(dim, places, inside)
 
 
-def _layer_norm(
-    kept: Mapping[int, torch.Tensor],
-    input: torch.Tensor,
-    normalized_shape: Any,
-    weight: torch.Tensor | None = None,
-    bias: torch.Tensor | None = None,
-    eps: float = 1e-5,
-    cudnn_enable: bool = True,
-) -> torch.Tensor:
-    def norm(part: torch.Tensor, scale: torch.Tensor | None, shift: torch.Tensor | None) -> torch.Tensor:
-        return F.layer_norm(part, part.shape[part.dim() - len(normalized_shape) :], scale, shift, eps)
-
-    return _over(kept, norm, input, weight, bias, -1)
-
-
-def _rms_norm(
-    kept: Mapping[int, torch.Tensor],
-    input: torch.Tensor,
-    normalized_shape: Any,
-    weight: torch.Tensor | None = None,
-    eps: float | None = None,
-) -> torch.Tensor:
-    def norm(part: torch.Tensor, scale: torch.Tensor | None, shift: torch.Tensor | None) -> torch.Tensor:
-        return F.rms_norm(part, part.shape[part.dim() - len(normalized_shape) :], scale, eps)
-
-    return _over(kept, norm, input, weight, None, -1)
-
-
-def _group_norm(
-    kept: Mapping[int, torch.Tensor],
-    input: torch.Tensor,
-    num_groups: int,
-    weight: torch.Tensor | None = None,
-    bias: torch.Tensor | None = None,
-    eps: float = 1e-5,
-    cudnn_enabled: bool = True,
-) -> torch.Tensor:
-    def norm(part: torch.Tensor, scale: torch.Tensor | None, shift: torch.Tensor | None) -> torch.Tensor:
-        return F.group_norm(part, num_groups, scale, shift, eps)
-
-    return _over(kept if num_groups == 1 else {}, norm, input, weight, bias, 1)
-
-
-def _over(
-    kept: Mapping[int, torch.Tensor],
-    norm: Layer,
-    source: torch.Tensor,
-    weight: torch.Tensor | None,
-    bias: torch.Tensor | None,
-    dim: int,
-) -> torch.Tensor:
-    if id(weight) not in kept or weight is None:
-        return norm(source, weight, bias)
-    places = kept[id(weight)].to(source.device)
-    inside = norm(source.index_select(dim, places), weight[places], None if bias is None else bias[places])
-    return torch.zeros_like(source, dtype=inside.dtype).index_copy(dim, places, inside)
-
-
-_NORMS: dict[Any, Layer] = {
-    F.layer_norm: _layer_norm,
-    torch.layer_norm: _layer_norm,
-    F.rms_norm: _rms_norm,
-    torch.rms_norm: _rms_norm,
-    F.group_norm: _group_norm,
-    torch.group_norm: _group_norm,
-}
+_LAYER = ("input", "normalized_shape", "weight", "bias", "eps", "cudnn_enable")
+_RMS = ("input", "normalized_shape", "weight", "eps")
+_GROUP = ("input", "num_groups", "weight", "bias", "eps", "cudnn_enabled")
+_ARGUMENTS: dict[Any, tuple[str, ...]] = {
+    F.layer_norm: _LAYER,
+    torch.layer_norm: _LAYER,
+    F.rms_norm: _RMS,
+    torch.rms_norm: _RMS,
+    F.group_norm: _GROUP,
+    torch.group_norm: _GROUP,
+}  # in order

@@ -126,11 +126,12 @@ def _read_otherwise(found: _Reading, model: nn.Module, example: Example, deadlin
     """
     before, stuck = found.cuttable()
     hopeful = set(stuck)
-    other = _Reading(found.recording, hopeful)
-    while hopeful := {place for place in hopeful if other.cuttable()[0][place] > before[place]}:
+    after, _ = _Reading(found.recording, hopeful).cuttable()
+    while hopeful := {place for place in hopeful if after[place] > before[place]}:
         deadline.check("reading it otherwise")
         other = _Reading(found.recording, hopeful).tried(model, example, deadline, found)
-        if all(other.cuttable()[0][place] > before[place] for place in hopeful):
+        after, _ = other.cuttable()
+        if all(after[place] > before[place] for place in hopeful):
             return other
     return found
 
