@@ -83,9 +83,8 @@ def follow_sizes(recording: Recording, labels: Labels, modules: Container[int | 
         whole = _several(recording.sizes.get(module, {}), [ids.size for ids in parts])
         for name, ids in zip(whole, parts, strict=False):
             _follow(labels, module, name, ids)
-        if (
-            not whole and sum((module, ids.size) not in followed for ids in parts) > 1
-        ):  # what is left over needs no attribute
+        unknown = [ids for ids in parts if (module, ids.size) not in followed]
+        if not whole and len(unknown) > 1:  # one is what is left over, and needs no attribute
             for ids in parts:
                 labels.freeze(ids, why)
 

@@ -7,6 +7,8 @@ import numpy as np
 from hwprune.network.labels import Ids, Labelled
 from hwprune.network.rules.step import Dims, Step, unknown
 
+_FIXED = "taken apart at a fixed position"
+
 
 def cat(step: Step) -> list[Dims]:
     """``cat``: along the joined dimension identities follow one another, elsewhere they are tied."""
@@ -55,13 +57,9 @@ def split(step: Step) -> list[Dims]:
     bounds = [(stop - size, stop) for size, stop in zip(sizes, np.cumsum(sizes).tolist(), strict=True)]
     parts = [source.dims[dim][start:stop] for start, stop in bounds] if dim in source.dims else []
     step.labels.claims += [(step.call.module, ids.size, ids) for ids in parts if ids.size > 1]
-    if not parts or len(set(sizes)) == 1:
+    if not parts or len(set(sizes)) == 1 or not step.told:
         return [_part(step, source, dim, start, stop) for start, stop in bounds]
-    why = f"taken apart at a fixed position ({step.call.place})"
-    if step.told:
-        step.labels.told.append((step.call.module, parts, why))
-    else:
-        step.labels.freeze(source.dims[dim], why)
+    step.labels.told.append((step.call.module, parts, f"{_FIXED} ({step.call.place})"))
     return [{**source.dims, dim: ids} for ids in parts]
 
 
@@ -82,9 +80,8 @@ def slice_(step: Step) -> list[Dims]:
     dims = dict(source.dims)
     if dim in dims:  # a negative bound is counted from the end: nothing behind it may go
         ids = dims[dim]
-        why = "taken apart at a fixed position"
-        step.freeze(ids[start:] if start < 0 else ids[:start], why)
-        step.freeze(ids[stop:] if stop < 0 else ids[: stop if stop < total else 0], why)
+        step.freeze(ids[start:] if start < 0 else ids[:start], _FIXED)
+        step.freeze(ids[stop:] if stop < 0 else ids[: stop if stop < total else 0], _FIXED)
         start = max(start + total, 0) if start < 0 else start
         dims[dim] = ids[start : start + size]
     return [dims]
@@ -164,6 +161,6 @@ def _part(step: Step, source: Labelled, dim: int, start: int, stop: int) -> Dims
         parts = ids.reshape(-1, size)
         step.labels.tie(parts, np.broadcast_to(parts[:1], parts.shape))
     else:
-        step.freeze(ids[: stop if stop < total else start], "taken apart at a fixed position")
+        step.freeze(ids[: stop if stop < total else start], _FIXED)
     dims[dim] = ids[start:stop]
     return dims
