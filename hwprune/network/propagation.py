@@ -38,7 +38,7 @@ def propagate(recording: Recording, labels: Labels, other: Container[int | str] 
         arguments = _pytree.tree_map(labelled, call.arguments)
         shapes = [recording.values[output.index].shape for output in call.outputs]
         step = Step(call, arguments, shapes, labels, leading=index in other, told=call.module in other)
-        results = rule_for(call)(step) if step.tensors else []
+        results = rule_for(call)(step) if step.tensors and index not in recording.idle else []
         labels.splits.update((index, ids.ravel()) for ids in step.splits)
         if call.in_place and results:
             results = [_within(step, results[0])]

@@ -95,11 +95,17 @@ class Call:
 
 @dataclass
 class Recording:
-    """A forward pass: its calls, its values, which values are the model's outputs, and the sizes its modules hold."""
+    """A forward pass: its calls, its values, which values are the model's outputs, and the sizes its modules hold.
+
+    Attributes:
+        idle: indices of calls on one tensor, whatever its size, of which nothing reaches the outputs, such as the mean
+            of attention weights that nobody asked for.
+    """
 
     calls: list[Call] = field(default_factory=list)
     values: list[Value] = field(default_factory=list)
     outputs: tuple[Ref, ...] = ()
+    idle: frozenset[int] = frozenset()
     sizes: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
@@ -257,7 +263,22 @@ def record(model: nn.Module, example: Example, deadline: Deadline) -> Recording:
             ) from error
         recorder.recording.sizes = sizes_in(model)
         recorder.recording.outputs = tuple(recorder.ref(tensor) for tensor in tensors_of(output))
+    recorder.recording.idle = _idle(recorder.recording)
     return recorder.recording
+
+
+def _idle(recording: Recording) -> frozenset[int]:
+    needed, found = {ref.index for ref in recording.outputs}, set[int]()
+    for index, call in reversed(list(enumerate(recording.calls))):
+        written = call.in_place or call.mutates or not needed.isdisjoint(ref.index for ref in call.outputs)
+        if not written and len(call.reads) == 1 and (call.pointwise or call.op in _OF_ANY_SIZE):
+            found.add(index)
+        else:
+            needed.update(ref.index for ref in call.reads)
+    return frozenset(found)
+
+
+_OF_ANY_SIZE = frozenset({"mean", "sum", "amax", "amin", "var", "std", "squeeze", "unsqueeze"})
 
 
 def _entering(recorder: _Recorder, path: str, builtin: bool) -> Any:

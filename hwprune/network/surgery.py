@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from hwprune.errors import InputError, ModelError
+from hwprune.network.attention import make_resizable
 from hwprune.network.statistics import detach
 
 Cuts = Mapping[str, Mapping[int, Sequence[int]]]
@@ -42,12 +43,14 @@ def cut(model: nn.Module, cuts: Cuts) -> nn.Module:
 
     Returns:
         A deep copy whose tensors are sliced and whose module attributes (``out_channels``,
-        ``num_features``…) agree with them. ``requires_grad``, training mode and shared parameters stay.
+        ``num_features``…) agree with them. ``requires_grad``, training mode and shared parameters stay. Where
+        ``nn.MultiheadAttention`` is cut, :class:`~hwprune.network.attention.ResizableAttention` takes its place.
 
     Raises:
         InputError: a name, dimension or position does not fit this model.
     """
     smaller = copied(model)
+    make_resizable(smaller, cuts)
     named = dict(_tensors(smaller))
     replaced: dict[int, torch.Tensor] = {}
     for name, dims in cuts.items():

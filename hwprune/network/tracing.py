@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 from torch import nn
 
+from hwprune.network.attention import make_resizable
 from hwprune.network.forward import Example
 from hwprune.network.grouping import group_channels
 from hwprune.network.labels import Ids, Labels
@@ -44,6 +45,7 @@ def trace(model: nn.Module, example: Example, *, verify: bool = True, deadline_s
     """
     deadline = Deadline(deadline_s)
     working = copied(model)
+    make_resizable(working)
     recording = record(working, example, deadline)
     found = _Reading(recording)
     if verify:
