@@ -46,7 +46,7 @@ class ResizableAttention(nn.MultiheadAttention):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """As in ``nn.MultiheadAttention``: (length, N, width), (N, length, width) with ``batch_first``, or (length, width).
+        """As ``nn.MultiheadAttention``: (length, N, width), (N, length, width) with ``batch_first``, or (length, width).
 
         Raises:
             RuntimeError: ``is_causal`` without ``attn_mask``; as a hint it is not used.
@@ -83,23 +83,21 @@ class ResizableAttention(nn.MultiheadAttention):
         sizes = (self.num_heads, self.head_dim)
         if self.in_proj_weight is not None and query is key and key is value:
             joined = F.linear(query, self.in_proj_weight, self.in_proj_bias)
-            return list(joined.unflatten(-1, (3, *sizes)).unbind(2))
+            return list(joined.view(*joined.shape[:-1], 3, *sizes).unbind(2))
         if self.in_proj_weight is not None:
             weights = self.in_proj_weight.chunk(3)
         else:
             weights = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
         biases = (None, None, None) if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
         parts = zip((query, key, value), weights, biases, strict=True)
-        return [F.linear(tensor, weight, bias).unflatten(-1, sizes) for tensor, weight, bias in parts]
+        return [F.linear(one, weight, bias).view(*one.shape[:-1], *sizes) for one, weight, bias in parts]
 
     def _extended(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values, (N, heads, length, head size), with those learnt (``bias_k``) and those of zeros behind."""
-        more = [(self.bias_k, self.bias_v)] if self.bias_k is not None else []
-        for one, other in more:
-            shape = (len(key), -1, -1, -1)
-            learnt = [bias.view(1, 1, self.num_heads, self.head_dim).transpose(1, 2) for bias in (one, other)]
-            key = torch.cat([key, learnt[0].expand(shape)], dim=2)
-            value = torch.cat([value, learnt[1].expand(shape)], dim=2)
+        if self.bias_k is not None and self.bias_v is not None:
+            sizes, times = (1, 1, self.num_heads, self.head_dim), (len(key), -1, -1, -1)
+            key = torch.cat([key, self.bias_k.view(sizes).transpose(1, 2).expand(times)], dim=2)
+            value = torch.cat([value, self.bias_v.view(sizes).transpose(1, 2).expand(times)], dim=2)
         if self.add_zero_attn:
             key, value = F.pad(key, (0, 0, 0, 1)), F.pad(value, (0, 0, 0, 1))
         return key, value
