@@ -46,7 +46,7 @@ class ResizableAttention(nn.MultiheadAttention):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """As ``nn.MultiheadAttention``: (length, N, width), (N, length, width) with ``batch_first``, or (length, width).
+        """As torch: (length, N, width), (N, length, width) with ``batch_first``, or (length, width).
 
         Raises:
             RuntimeError: ``is_causal`` without ``attn_mask``; as a hint it is not used.
