@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,18 +25,18 @@ def masked(model: nn.Module, network: Network, kept: Mapping[str, Sequence[int]]
 
     Returns:
         A deep copy in which every position of the removed channels is zero, in all parameters and in
-        the statistics of normalisations (whose variance becomes one). Layer norms see the kept channels alone.
+        the statistics of normalisations (whose variance becomes one); other buffers are left as they are. Layer norms see the kept channels alone.
 
     Raises:
         InputError: an unknown group, or a channel that it does not have.
     """
     result = copied(model)
-    tensors = _named(result)
+    tensors, buffers = _named(result), dict(result.named_buffers())
     for name, channels in kept.items():
         group = _cuttable(network, name)
         gone = np.setdiff1d(np.arange(group.channels), _checked(group, channels))
         with torch.no_grad():
-            for member in group.tensors if gone.size else ():
+            for member in _switched(group, buffers) if gone.size else ():
                 tensor = tensors[member.tensor]
                 positions = torch.from_numpy(member.index[gone].ravel()).to(tensor.device)
                 tensor.index_fill_(member.dim, positions, _empty(member.tensor))
@@ -46,6 +46,11 @@ def masked(model: nn.Module, network: Network, kept: Mapping[str, Sequence[int]]
     if statistics.kept:
         statistics.attach(result)
     return result
+
+
+def _switched(group: ChannelGroup, buffers: Container[str]) -> list[Member]:
+    """What is zero where the channel is off: all but constants, by which somebody may divide."""
+    return [member for member in group.tensors if member.role != "scale" or member.tensor not in buffers]
 
 
 def _named(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -92,8 +97,9 @@ class Masks:
         self._network = network
         self._alive = {group.name: torch.ones(group.channels, dtype=torch.bool) for group in network.cuttable}
         self._cuts: dict[str, list[tuple[str, Member]]] = {}  # tensor → the groups that run through it
+        buffers = dict(model.named_buffers())
         for group in network.cuttable:
-            for member in group.tensors:
+            for member in _switched(group, buffers):
                 self._cuts.setdefault(member.tensor, []).append((group.name, member))
         self._off: dict[str, torch.Tensor] = {}  # tensor → which of its positions are switched off
         self._saved: dict[str, torch.Tensor] = {}  # tensor → the values that switched-off positions had
@@ -123,7 +129,7 @@ class Masks:
             raise InputError(f"no channel of group {group} would be left", hint="keep at least one")
         self._alive[group] = alive
         tensors = _named(self._model)
-        for name in {member.tensor for member in found.tensors}:
+        for name in {member.tensor for member in found.tensors} & self._cuts.keys():
             self._refresh(name, tensors[name])
 
     def restore(self, group: str, channels: Iterable[int]) -> None:
@@ -137,7 +143,7 @@ class Masks:
         found = _cuttable(self._network, group)
         self._alive[group][_checked(found, list(channels))] = True
         tensors = _named(self._model)
-        for name in {member.tensor for member in found.tensors}:
+        for name in {member.tensor for member in found.tensors} & self._cuts.keys():
             back = self._refresh(name, tensors[name])
             with torch.no_grad():
                 tensors[name][back.to(tensors[name].device)] = self._saved[name][back].to(tensors[name])

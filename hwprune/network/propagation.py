@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
-from typing import Any
+from collections.abc import Container, Mapping, Sequence
+from typing import Any, Literal
 
+import numpy as np
 from torch.utils import _pytree
 
 from hwprune.network.grouping import components
@@ -12,15 +13,20 @@ from hwprune.network.labels import Ids, Labelled, Labels
 from hwprune.network.recording import Recording, Ref, Value
 from hwprune.network.rules import Step, rule_for
 
+Place = int | str | tuple[Literal["width"], str]
+"""Something that can be read in another way: a call that splits a dimension of which another part could carry the
+channels, by its index; a module whose attributes may hold the sizes of views, by its path; or one in which a view may
+be as wide as what the module was called with, as ("width", path)."""
 
-def propagate(recording: Recording, labels: Labels, other: Container[int | str] = ()) -> list[Labelled]:
+
+def propagate(recording: Recording, labels: Labels, other: Container[Place] = ()) -> list[Labelled]:
     """Label every value of the recording.
 
     Args:
         recording: of one forward pass.
         labels: collects ties, freezes and roles.
-        other: calls that split a dimension, by their index, of which not the last part carries the channels but the
-            one before; modules, by their path, whose attributes hold the sizes of unequal parts.
+        other: what is read in another way: of a call's dimension, not the last part carries the channels but the one
+            before; a module's attributes hold the sizes of unequal parts.
 
     Returns:
         One entry per value. The model's outputs are frozen.
@@ -40,7 +46,7 @@ def propagate(recording: Recording, labels: Labels, other: Container[int | str] 
         step = Step(call, arguments, shapes, labels, leading=index in other, told=call.module in other)
         results = rule_for(call)(step) if step.tensors and index not in recording.idle else []
         labels.splits.update((index, ids.ravel()) for ids in step.splits)
-        if call.in_place and results:
+        if call.in_place and call.op not in _MOVING and results:
             results = [_within(step, results[0])]
         if call.op in _SIZED and not call.builtin and results:
             labels.claims += [(call.module, ids.size, ids) for ids in results[0].values() if ids.size > 1]
@@ -55,10 +61,42 @@ def propagate(recording: Recording, labels: Labels, other: Container[int | str] 
     return [labelled(Ref(index)) for index in range(len(recording.values))]
 
 
+_MOVING = frozenset({"transpose", "t", "squeeze", "unsqueeze", "swapaxes", "swapdims"})  # dimensions, in place or not
 _SIZED = frozenset({"view", "_unsafe_view", "reshape", "expand"})  # operators that are told the sizes of their result
 
 
-def follow_sizes(recording: Recording, labels: Labels, modules: Container[int | str]) -> None:
+def follow_widths(
+    recording: Recording, labels: Labels, labelled: Sequence[Labelled], other: Container[Place]
+) -> list[tuple[str, Ids]]:
+    """Tie dimensions to those of a module's input that their sizes may have been taken from.
+
+    Attention is often written with ``width // heads`` and ``reshape(batch, tokens, width)``, where the width is that of
+    the embedding: the sum of its heads is then as wide as the embedding, in this order.
+
+    Args:
+        recording: of one forward pass.
+        labels: with its claims.
+        labelled: every value of the recording.
+        other: with the modules in which they are tied.
+
+    Returns:
+        Module and ids of every dimension that a view was told a size of which a module's input has one other dimension.
+    """
+    root, found = components(labels.size, labels.ties), list[tuple[str, Ids]]()
+    widths: dict[tuple[str, int], dict[bytes, Ids]] = {}
+    for module, refs in recording.given.items():
+        for ids in (ids for ref in refs for ids in labelled[ref.index].dims.values() if ids.size > 1):
+            widths.setdefault((module, ids.size), {})[root[ids].tobytes()] = ids
+    for module, size, ids in labels.claims:
+        width = list(widths.get((module, size), {}).values())
+        if len(width) == 1 and not np.array_equal(root[width[0]], root[ids]):
+            found.append((module, ids))
+            if ("width", module) in other:
+                labels.tie(ids, width[0])
+    return found
+
+
+def follow_sizes(recording: Recording, labels: Labels, modules: Container[Place]) -> None:
     """Tie attributes that hold a size to the channels that they are the number of.
 
     An attribute is taken for the size that a view or a split was given in the same module, if they are equal, and the

@@ -100,6 +100,7 @@ class Recording:
     Attributes:
         idle: indices of calls on one tensor, whatever its size, of which nothing reaches the outputs, such as the mean
             of attention weights that nobody asked for.
+        given: module path → the tensors that it was called with, of all its calls.
     """
 
     calls: list[Call] = field(default_factory=list)
@@ -107,6 +108,7 @@ class Recording:
     outputs: tuple[Ref, ...] = ()
     idle: frozenset[int] = frozenset()
     sizes: dict[str, dict[str, int]] = field(default_factory=dict)
+    given: dict[str, list[Ref]] = field(default_factory=dict)
 
 
 class Deadline:
@@ -166,7 +168,27 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         self._deadline.check(self.stack[-1][0] or "the model's forward")
-        return self.record(func, args, kwargs or {})
+        with self:  # in inference mode, torch has not taken it apart
+            parts = func.decompose(*args, **(kwargs or {}))
+        return self.record(func, args, kwargs or {}) if parts is NotImplemented else parts
+
+    def leave(self, name: str, tensor: torch.Tensor) -> None:
+        """Note that the values of a tensor are read by something else than torch."""
+        self.recording.calls.append(
+            Call(
+                op=name,
+                target=f"Tensor.{name}",
+                pointwise=False,
+                in_place=False,
+                mutates=True,
+                arguments={"self": self.ref(tensor)},
+                args=(self.ref(tensor),),
+                kwargs={},
+                outputs=(),
+                module=self.stack[-1][0],
+                builtin=False,
+            )
+        )
 
     def record(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call an operator and note it."""
@@ -198,7 +220,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class _Whole(TorchFunctionMode):
-    """Records an RMS norm as one operator, which torch would take apart before the recorder sees it."""
+    """Records what the recorder would not see: an RMS norm, which torch takes apart, and values that leave torch."""
 
     def __init__(self, recorder: _Recorder) -> None:
         super().__init__()
@@ -207,9 +229,14 @@ class _Whole(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func not in (F.rms_norm, torch.rms_norm):
-            return func(*args, **(kwargs or {}))
-        return self._recorder.record(torch.ops.aten.rms_norm.default, args, kwargs or {})
+        if func in (F.rms_norm, torch.rms_norm):
+            return self._recorder.record(torch.ops.aten.rms_norm.default, args, kwargs or {})
+        if func in _LEAVING:
+            self._recorder.leave(func.__name__.strip("_"), args[0])
+        return func(*args, **(kwargs or {}))
+
+
+_LEAVING = (torch.Tensor.numpy, torch.Tensor.tolist, torch.Tensor.__array__)
 
 
 def _by_name(schema: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -245,7 +272,7 @@ def record(model: nn.Module, example: Example, deadline: Deadline) -> Recording:
     with ExitStack() as hooks, undisturbed(model):
         for path, module in model.named_modules():
             builtin = type(module).__module__.startswith("torch.nn.") and not any(module.children())
-            enter = module.register_forward_pre_hook(_entering(recorder, path, builtin), prepend=True)
+            enter = module.register_forward_pre_hook(_entering(recorder, path, builtin), prepend=True, with_kwargs=True)
             leave = module.register_forward_hook(_leaving(recorder))
             hooks.callback(enter.remove)
             hooks.callback(leave.remove)
@@ -282,8 +309,12 @@ _OF_ANY_SIZE = frozenset({"mean", "sum", "amax", "amin", "var", "std", "squeeze"
 
 
 def _entering(recorder: _Recorder, path: str, builtin: bool) -> Any:
-    def hook(module: nn.Module, inputs: Any) -> None:
+    def hook(module: nn.Module, inputs: Any, named: Any) -> None:
         recorder.stack.append((path, builtin))
+        if not builtin:
+            leaves = _pytree.tree_leaves((inputs, named))
+            given = [recorder.ref(leaf) for leaf in leaves if isinstance(leaf, torch.Tensor)]
+            recorder.recording.given.setdefault(path, []).extend(given)
 
     return hook
 

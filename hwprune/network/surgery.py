@@ -16,14 +16,18 @@ from hwprune.network.statistics import detach
 Cuts = Mapping[str, Mapping[int, Sequence[int]]]
 
 
-def copied(model: nn.Module) -> nn.Module:
+def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
     """A deep copy, without the hooks of a masked network.
+
+    Args:
+        model: left as it is.
+        memo: id of an object → what takes its place.
 
     Raises:
         ModelError: the model cannot be copied.
     """
     try:
-        found = copy.deepcopy(model)
+        found = copy.deepcopy(model, memo)
     except Exception as error:
         raise ModelError(
             f"the model cannot be copied: {type(error).__name__}: {error}",

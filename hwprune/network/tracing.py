@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container
+from collections.abc import Mapping, Set
 from dataclasses import replace
 
 import numpy as np
@@ -15,11 +15,11 @@ from hwprune.network.grouping import group_channels
 from hwprune.network.labels import Ids, Labels
 from hwprune.network.layers import activations_of, layers_of
 from hwprune.network.network import ChannelGroup, Network
-from hwprune.network.propagation import follow_sizes, propagate, unused
+from hwprune.network.propagation import Place, follow_sizes, follow_widths, propagate, unused
 from hwprune.network.recording import Deadline, Recording, record
 from hwprune.network.surgery import copied
 from hwprune.network.tensors import Constants, activations
-from hwprune.network.trial import failures
+from hwprune.network.trial import Trial
 
 
 def trace(model: nn.Module, example: Example, *, verify: bool = True, deadline_s: float = 60.0) -> Network:
@@ -47,9 +47,7 @@ def trace(model: nn.Module, example: Example, *, verify: bool = True, deadline_s
     working = copied(model)
     make_resizable(working)
     recording = record(working, example, deadline)
-    found = _Reading(recording)
-    if verify:
-        found = _read_otherwise(found.tried(model, example, deadline), model, example, deadline)
+    found = _best(_Reading(recording), Trial(model, example, deadline)) if verify else _Reading(recording)
     layers = layers_of(recording, found.labelled, found.grouping)
     constants = Constants(recording, found.labelled, found.grouping, layers)
     return replace(
@@ -66,28 +64,29 @@ class _Reading:
 
     Args:
         recording: of one forward pass.
-        other: what is read in another way: calls that split a dimension, by their index, of which not the last part
-            carries the channels but the one before; modules, by their path, whose attributes follow the sizes of views.
+        other: what is read in another way.
     """
 
-    def __init__(self, recording: Recording, other: Container[int | str] = ()) -> None:
-        self.recording, self.labels = recording, Labels()
+    def __init__(self, recording: Recording, other: Set[Place] = frozenset()) -> None:
+        self.recording, self.labels, self.other = recording, Labels(), other
         self.labelled = propagate(recording, self.labels, other)
+        self.wide = follow_widths(recording, self.labels, self.labelled, other)
         follow_sizes(recording, self.labels, other)
         _list_unused(recording, self.labels)
         self.grouping = group_channels(self.labels, activations_of(recording, self.labelled))
         self.failed: dict[tuple[object, ...], str] = {}
 
-    def tried(self, model: nn.Module, example: Example, deadline: Deadline, before: _Reading | None = None) -> _Reading:
-        """With the groups frozen whose cuts do not survive, or did not in a reading before; itself."""
-        if before is not None:
-            known = {group.name: before.failed.get(_members(group)) for group in self.grouping.groups}
-            self.grouping = self.grouping.with_frozen({name: why for name, why in known.items() if why})
-        network = self.network(model)
-        if network.cuttable:
-            found = failures(model, network, example, deadline)
-            self.failed = {_members(group): found[group.name] for group in network.cuttable if group.name in found}
-            self.grouping = self.grouping.with_frozen(found)
+    def freeze(self, found: Mapping[str, str]) -> None:
+        """Freeze groups (name → reason), and remember which channels these were."""
+        self.failed |= {_members(group): found[group.name] for group in self.grouping.groups if group.name in found}
+        self.grouping = self.grouping.with_frozen(found)
+
+    def fitted(self, trial: Trial, before: _Reading | None = None) -> _Reading:
+        """Itself, with the groups frozen whose shapes do not fit when cut, or that failed in a reading before."""
+        failed = before.failed if before is not None else {}
+        known = {group.name: failed[_members(group)] for group in self.grouping.groups if _members(group) in failed}
+        self.freeze(known)
+        self.freeze(trial.misfits(self.network(trial.model)))
         return self
 
     def network(self, model: nn.Module) -> Network:
@@ -102,14 +101,15 @@ class _Reading:
             norms=tuple(self.labels.norms),
         )
 
-    def cuttable(self) -> tuple[Counter[int | str], Counter[int | str]]:
+    def cuttable(self) -> tuple[Counter[Place], Counter[Place]]:
         """How many dimensions of a split call, or of the views in a module with sizes, can be cut; how many cannot."""
         groups = [index for index, group in enumerate(self.grouping.groups) if group.frozen is None]
         held = {path: set(sizes.values()) for path, sizes in self.recording.sizes.items()}
         split = {self.recording.calls[call].module for call in self.labels.splits}
-        places: list[tuple[int | str, Ids]] = [*self.labels.splits.items()]
+        places: list[tuple[Place, Ids]] = [*self.labels.splits.items()]
         places += [(m, ids) for m, size, ids in self.labels.claims if m in split or size in held.get(m, ())]
-        can, cannot = Counter[int | str](), Counter[int | str]()
+        places += [(("width", m), ids) for m, ids in self.wide]
+        can, cannot = Counter[Place](), Counter[Place]()
         for place, ids in places:
             (can if np.isin(self.grouping.group_of[ids], groups).any() else cannot)[place] += 1
         return can, cannot
@@ -120,22 +120,44 @@ def _members(group: ChannelGroup) -> tuple[object, ...]:
     return group.channels, *((member.tensor, member.dim) for member in group.members)
 
 
-def _read_otherwise(found: _Reading, model: nn.Module, example: Example, deadline: Deadline) -> _Reading:
-    """Where a view has dimensions that cannot be cut, try what else the code may mean.
+def _best(first: _Reading, trial: Trial) -> _Reading:
+    """The reading that makes most of the network cuttable; all that does not survive being cut is frozen in it.
 
-    The number of attention heads where their size cannot go; attributes that hold a size. What does not make more
-    dimensions cuttable is read as before.
+    Where a view has dimensions that cannot be cut, the code may mean something else: the number of attention heads
+    where their size cannot go, and attributes that hold a size; then widths that are those of a module's input. What
+    does not make more dimensions cuttable is read as before. Shapes decide first, for these are quickly tried.
     """
-    before, stuck = found.cuttable()
-    hopeful = set(stuck)
-    after, _ = _Reading(found.recording, hopeful).cuttable()
-    while hopeful := {place for place in hopeful if after[place] > before[place]}:
-        deadline.check("reading it otherwise")
-        other = _Reading(found.recording, hopeful).tried(model, example, deadline, found)
-        after, _ = other.cuttable()
-        if all(after[place] > before[place] for place in hopeful):
+    readings = [first.fitted(trial)]
+    for widths in (False, True):
+        _, stuck = readings[-1].cuttable()
+        other = _read(readings[-1], {place for place in stuck if widths or not isinstance(place, tuple)}, trial)
+        readings += [other] if other else []
+    while True:
+        found = readings.pop()
+        found.freeze(trial.differences(found.network(trial.model)))
+        if not readings:
+            return found
+        better = _better(found, readings[-1], found.other - readings[-1].other)
+        if better == found.other - readings[-1].other:
+            return found
+        other = _read(readings[-1], better, trial, found)
+        readings += [other] if other else []
+
+
+def _read(before: _Reading, hopeful: Set[Place], trial: Trial, failed: _Reading | None = None) -> _Reading | None:
+    """Read these places otherwise, as far as that makes more of each cuttable; None if nowhere."""
+    other = _Reading(before.recording, before.other | hopeful)
+    while hopeful := _better(other, before, hopeful):
+        trial.deadline.check("reading it otherwise")
+        other = _Reading(before.recording, before.other | hopeful).fitted(trial, failed or before)
+        if _better(other, before, hopeful) == hopeful:
             return other
-    return found
+    return None
+
+
+def _better(other: _Reading, before: _Reading, places: Set[Place]) -> set[Place]:
+    (more, _), (less, _) = other.cuttable(), before.cuttable()
+    return {place for place in places if more[place] > less[place]}
 
 
 def _list_unused(recording: Recording, labels: Labels) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,60 +17,139 @@ from hwprune.network.masking import masked
 from hwprune.network.network import ChannelGroup, Network
 from hwprune.network.recording import Deadline
 from hwprune.network.surgery import copied, cut
-from hwprune.network.verification import compare_outputs, verify_cut
+from hwprune.network.verification import compare_outputs
 
 TOLERANCE = 1e-4
 _ANSWERS = 0.01  # relative change of the output between two inputs that is enough to see errors
 
 
-def failures(model: nn.Module, network: Network, example: Example, deadline: Deadline) -> dict[str, str]:
-    """Group name → why cutting it breaks or changes the forward pass; groups that can be cut are not listed.
+class Trial:
+    """Cutting groups out of a model, to see which of them do not survive it.
 
-    A seeded random half of every cuttable group is cut out at once. If that fails, the groups are added
-    one set after the other, sets that fail are halved: n culprits among g groups cost about n·log(g) runs.
-    Of repeated blocks one culprit tells: its counterparts are tried together, and if that fails with the same words,
-    numbers apart, so do they all.
-
-    Raises:
-        ModelError: time is up.
+    Args:
+        model: left as it is.
+        example: its input.
+        deadline: when to give up.
     """
-    model = lively(model, example)
+
+    def __init__(self, model: nn.Module, example: Example, deadline: Deadline) -> None:
+        self.model, self.example, self.deadline = model, example, deadline
+
+    def misfits(self, network: Network) -> dict[str, str]:
+        """Group name → why the shapes of the network without some of it do not fit; of those that do, nothing.
+
+        Tried on tensors without values, for a fraction of the time; of a model that does not run on such, nothing.
+
+        Raises:
+            ModelError: time is up.
+        """
+        shaped, wanted = self._shaped
+        if isinstance(wanted, Exception):
+            return {}
+        return _search(network, lambda chosen: _misfit(shaped, network, chosen, self.example, wanted), self.deadline)
+
+    def differences(self, network: Network) -> dict[str, str]:
+        """Group name → why the network without some of it does not run, or does not answer like the masked one.
+
+        Raises:
+            ModelError: time is up.
+        """
+        model = self._lively
+        return _search(network, lambda chosen: _difference(model, network, chosen, self.example), self.deadline)
+
+    @cached_property
+    def _shaped(self) -> tuple[nn.Module, list[torch.Size] | Exception]:
+        shaped = without_values(self.model)
+        return shaped, _shapes(shaped, self.example)
+
+    @cached_property
+    def _lively(self) -> nn.Module:  # one copy for all readings
+        return lively(self.model, self.example)
+
+
+Failure = Callable[[Sequence[ChannelGroup]], str | None]
+
+
+def _search(network: Network, failure: Failure, deadline: Deadline) -> dict[str, str]:
+    """Which groups cannot be cut, and why.
+
+    All groups are cut at once, at random. If that fails, groups are added one set after the other, and
+    sets that fail are halved, counterparts in repeated blocks together: n culprits among k kinds of groups cost about
+    n·log(k) runs. Of counterparts, one culprit tells: if all fail with the same words, numbers apart, so does each.
+    """
+    kinds: dict[tuple[object, ...], list[ChannelGroup]] = {}
+    for group in network.cuttable:
+        kinds.setdefault(_pattern(group), []).append(group)
     reasons: dict[str, str] = {}
     accepted: list[ChannelGroup] = []
-    pending: list[list[ChannelGroup]] = [list(network.cuttable)]
+    pending = [list(kinds.values())]
     while pending:
         chosen = pending.pop()
-        if not chosen:
+        groups = [group for kind in chosen for group in kind]
+        if not groups:
             continue
-        deadline.check(f"trying to cut {chosen[0].name}")
-        failure = _failure(model, network, [*accepted, *chosen], example)
-        if failure is None:
-            accepted += chosen
-        elif len(chosen) == 1:
-            reasons[chosen[0].name] = f"cutting it fails: {failure}"
-            alike = [group for one in pending for group in one if _pattern(group) == _pattern(chosen[0])]
-            if alike:
-                pending = [[group for group in one if group not in alike] for one in pending]
-                again = _failure(model, network, [*accepted, *alike], example)
-                if again is not None and _in_words(again) == _in_words(failure):
-                    reasons.update({group.name: f"cutting it fails: {again}" for group in alike})
-                else:
-                    pending.append(alike)
-        else:
+        deadline.check(f"trying to cut {groups[0].name}")
+        why = failure([*accepted, *groups])
+        if why is None:
+            accepted += groups
+        elif len(groups) == 1:
+            reasons[groups[0].name] = f"cutting it fails: {why}"
+        elif len(chosen) > 1:
             half = len(chosen) // 2
             pending += [chosen[half:], chosen[:half]]
-    if accepted:
-        kept = _halves(accepted)
-        verify_cut(model, cut(model, network.cuts(kept)), network, kept, example, tolerance=TOLERANCE)
+        else:
+            parts = groups[:1], groups[1:]
+            alone, again = (failure([*accepted, *part]) for part in parts)
+            if alone and again and _in_words(alone) == _in_words(again):
+                reasons |= {group.name: f"cutting it fails: {alone}" for group in groups}
+            else:
+                half = len(groups) // 2
+                pending += [[groups[half:]], [groups[:half]]]
     return reasons
 
 
-def _failure(model: nn.Module, network: Network, groups: Sequence[ChannelGroup], example: Example) -> str | None:
-    """Why these groups cannot be cut together; None if they can."""
-    kept = _halves(groups)
-    smaller = cut(model, network.cuts(kept))
+def without_values(model: nn.Module) -> nn.Module:
+    """A deep copy whose parameters and buffers have shapes only; those that are shared stay so.
+
+    Raises:
+        ModelError: the model cannot be copied.
+    """
+    memo: dict[int, Any] = {id(tensor): tensor.to("meta") for tensor in model.buffers()}
+    for parameter in model.parameters():
+        memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
+    return copied(model, memo)
+
+
+def _shapes(shaped: nn.Module, example: Example) -> list[torch.Size] | Exception:
+    """Of the outputs, found without values; or why not."""
     try:
-        compare_outputs(lambda: masked(model, network, kept), smaller, example, tolerance=TOLERANCE)
+        given = tuple(tensor.to("meta") for tensor in as_arguments(example))
+        return [tensor.shape for tensor in outputs_of(shaped, given)]
+    except Exception as error:
+        return error
+
+
+def _misfit(
+    shaped: nn.Module, network: Network, groups: Sequence[ChannelGroup], example: Example, wanted: list[torch.Size]
+) -> str | None:
+    """Why these groups cannot be cut together, as far as shapes tell; None if they can."""
+    for kept in _draws(network, groups):
+        found = _shapes(cut(shaped, network.cuts(kept)), example)
+        if isinstance(found, Exception):
+            what = f"{type(found).__name__}: {found}".partition("\n")[0][:300]
+            return f"forward of the smaller network fails: {what}"
+        if found != wanted:
+            shapes = [tuple(shape) for shape in found], [tuple(shape) for shape in wanted]
+            return f"the smaller network returns shapes {shapes[0]}, the original {shapes[1]}"
+    return None
+
+
+def _difference(model: nn.Module, network: Network, groups: Sequence[ChannelGroup], example: Example) -> str | None:
+    """Why these groups cannot be cut together; None if they can."""
+    try:
+        for kept, given in zip(_draws(network, groups), (example, random_like(example)), strict=True):
+            reference, smaller = partial(masked, model, network, kept), cut(model, network.cuts(kept))
+            compare_outputs(reference, smaller, given, tolerance=TOLERANCE)
     except SurgeryError as error:
         return error.message
     return None
@@ -84,14 +165,21 @@ def _pattern(group: ChannelGroup) -> tuple[object, ...]:
     return group.channels, frozenset(members)
 
 
-def _halves(groups: Sequence[ChannelGroup]) -> dict[str, list[int]]:
-    """A random half of each group plus one, if it can be spared: an odd number fits no hard-coded size."""
-    random = np.random.default_rng(0)
-    kept = {}
-    for group in groups:
-        count = min(group.channels // 2 + 1, group.channels - 1)
-        kept[group.name] = sorted(random.choice(group.channels, count, replace=False).tolist())
-    return kept
+def _draws(network: Network, groups: Sequence[ChannelGroup]) -> list[dict[str, list[int]]]:
+    """Random channels to keep: once about half, of groups of one size different numbers of them; then a few.
+
+    What keeps equal numbers hides code that needs them equal, and what keeps many hides code that asks for many. A
+    single channel would be refused by code that squeezes dimensions of size 1 away, which is otherwise sound.
+    """
+    random, offset = np.random.default_rng(0), {group.name: index for index, group in enumerate(network.groups)}
+    counts: list[Callable[[ChannelGroup], int]] = [
+        lambda group: 1 + (group.channels // 2 + offset[group.name] % 5) % (group.channels - 1),
+        lambda group: min(2, group.channels - 1),
+    ]
+    return [
+        {g.name: sorted(random.choice(g.channels, count(g), replace=False).tolist()) for g in groups}
+        for count in counts
+    ]
 
 
 def lively(model: nn.Module, example: Example) -> nn.Module:
@@ -105,7 +193,7 @@ def lively(model: nn.Module, example: Example) -> nn.Module:
     Returns:
         The first of these copies whose output answers to its input, else the one that does so most.
     """
-    best, most = copied(model), -1.0
+    best, most = model, -1.0
     for everything in (False, True):
         candidate = copied(model)
         _disturb(candidate, everything)
@@ -134,6 +222,8 @@ def _response(model: nn.Module, example: Example) -> float:
 def _adapt_statistics(model: nn.Module, example: Example) -> None:
     """Give batch norms the statistics of the example, where it has more than one value per channel."""
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    if not norms:
+        return
     before = [{name: buffer.clone() for name, buffer in norm.named_buffers()} for norm in norms]
     momenta = [norm.momentum for norm in norms]
     try:

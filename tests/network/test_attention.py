@@ -305,3 +305,61 @@ def test_a_plan_with_a_size_is_refused_by_another_model() -> None:
     model.attention.num_heads = "four"
     with pytest.raises(InputError, match=r"the plan cuts 'attention.num_heads', which this model does not have"):
         cut(model, cuts)
+
+
+class ByWidth(nn.Module):
+    """The size of a head is computed from the width of the input; the split is by an attribute."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads, self.width = heads, width
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, tokens, width = x.shape
+        split = self.qkv(x).split(self.width, 2)
+        q, k, v = (one.view(batch, tokens, self.heads, width // self.heads).transpose(1, 2) for one in split)
+        x = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.out(x.transpose(1, 2).contiguous().view(batch, tokens, width))
+
+
+class Causal(nn.Module):
+    def __init__(self, *heads: int) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(50, 24)
+        self.norms = nn.ModuleList(nn.LayerNorm(24) for _ in heads)
+        self.layers = nn.ModuleList(ByWidth(24, count) for count in heads)
+        self.mix = nn.Sequential(nn.LayerNorm(24), nn.Linear(24, 40), nn.GELU(), nn.Linear(40, 24))
+        self.head = nn.Linear(24, 50)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        for norm, layer in zip(self.norms, self.layers, strict=True):
+            x = x + layer(norm(x))
+        return self.head(x + self.mix(x))
+
+
+TOKENS = torch.randint(50, (2, 9), generator=torch.Generator().manual_seed(0))
+
+
+def test_heads_that_are_as_wide_as_the_embedding_together_go_with_it():
+    torch.manual_seed(0)
+    model = Causal(4, 4).eval()
+    network = trace(model, TOKENS)
+    assert {group.name: group.channels for group in network.cuttable} == {"embed": 4, "mix.1": 40}
+    embed = {(m.tensor, m.dim): m.index.tolist() for m in network.cuttable[0].members}
+    assert embed["embed.weight", 1] == embed["layers.1.out.weight", 1] == np.arange(24).reshape(4, 6).tolist()
+    assert embed["layers.0.heads", 0] == [[0], [1], [2], [3]]
+    assert embed["layers.0.qkv.weight", 0][1] == [*range(6, 12), *range(30, 36), *range(54, 60)]
+    kept = {"embed": [0, 3], "mix.1": [1, 5, 7]}
+    smaller = cut(model, network.cuts(kept))
+    verify_cut(model, smaller, network, kept, TOKENS, tolerance=1e-5)
+    assert (smaller.layers[0].heads, smaller.layers[0].width) == (2, 12)
+
+
+def test_heads_of_different_sizes_on_one_embedding_stay_whole_if_no_width_fits_both():
+    network = trace(Causal(4, 3).eval(), TOKENS)
+    kept = {group.name: range(1, group.channels) for group in network.cuttable}
+    model = Causal(4, 3).eval()
+    verify_cut(model, cut(model, network.cuts(kept)), network, kept, TOKENS, tolerance=1e-5)
+    assert "mix.1" in kept

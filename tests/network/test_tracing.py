@@ -57,7 +57,7 @@ EXPECTED = {
     models.OptionA: {"stem.0": 8, "a.0": 16},
     models.DenseNet: {"stem": 8, "convs.0": 6, "convs.1": 6, "convs.2": 6, "transition": 10},
     models.ShuffleNet: {"stem.0": 12, "left.1.0": 6, "right.0.0": 12, "body.0.0": 12},
-    models.ViT: {"fc1": 96},
+    models.ViT: {"patch": 3, "fc1": 96},
     models.Functional: {"standardised": 8, "matrix": 6},
     models.Norms: {"a": 4, "b": 12, "c": 10, "d": 8, "up": 32},
     models.PixelShuffle: {"a": 8, "b": 5},
@@ -113,8 +113,22 @@ def test_positions_behind_a_concatenation_a_flatten_and_a_split_are_exact():
     assert halves.tolist() == [[channel, channel + 12] for channel in range(12)]
 
 
+class Secretive(models.Attention):
+    """Where the number of heads is written, no plan can reach."""
+
+    @property
+    def heads(self):
+        return 3
+
+    @heads.setter
+    def heads(self, value):
+        pass
+
+
 def test_reasons_name_the_operator_and_its_place():
-    frozen = reasons(trace(models.ViT(), IMAGE))
+    model = models.ViT()
+    model.attention = Secretive(24, 3)
+    frozen = reasons(trace(model, IMAGE))
     assert "shape '[2, 17, 3, 3, 4]' is invalid" in frozen["patch"]
     assert "two activations are multiplied" in frozen["attention.qkv"]
     assert "in attention" in frozen["attention.qkv"]
@@ -149,8 +163,8 @@ class Blocks(nn.Module):
 
 @pytest.mark.parametrize("hard", [range(1, 24), [5]], ids=["all", "one"])
 def test_counterparts_in_repeated_blocks(hard, monkeypatch):
-    runs, failure = [], trial._failure
-    monkeypatch.setattr(trial, "_failure", lambda *given: runs.append(given) or failure(*given))
+    runs, failure = [], trial._misfit
+    monkeypatch.setattr(trial, "_misfit", lambda *given: runs.append(given) or failure(*given))
     network = trace(Blocks(24, hard), IMAGE)
     frozen = {name for name, reason in reasons(network).items() if "is invalid for input of size" in reason}
     assert frozen == {f"convs.{i}" for i in hard}

@@ -93,6 +93,7 @@ RULES: dict[str, Rule] = {
     "median": reductions.reduction,
     "_softmax": reductions.along,
     "_log_softmax": reductions.along,
+    "_safe_softmax": reductions.along,
     "cumsum": reductions.along,
     "cumprod": reductions.along,
     "sort": reductions.along,

@@ -136,6 +136,8 @@ def _product(step: Step, first: Labelled, second: Labelled) -> Dims:
     if first.constant or second.constant:
         step.contract((first, inner), (second, outer))
         weight, reads, makes = (second, outer, columns) if second.constant else (first, inner, rows)
+        if first.constant and second.constant:  # a weight in two factors: the first one makes what the second reads
+            _mark(step, first.dims.get(inner), "out")
         _mark(step, weight.dims.get(reads), "in")
         _mark(step, weight.dims.get(makes), "out")
     else:
