@@ -9,7 +9,7 @@ import torch
 
 from hwprune.network import cut, trace, verify_cut
 
-from . import awkward, awkward_groups, awkward_pieces  # noqa: F401 (they put their modules on the table)
+from . import awkward, awkward_groups, awkward_pieces, awkward_sequences, awkward_weights  # noqa: F401 (they put their modules on the table)
 from .handwritten import CASES, as_written
 
 TOLERANCE = 1e-5
