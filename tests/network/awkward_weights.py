@@ -72,7 +72,7 @@ class EinsumOfActivations(nn.Module):
     cuttable={
         "stem": channels(8, "+stem base.weight:1 down:1"),
         "base": channels(6, "+base up:0 -head"),
-        "down": channels(4, "down:0 up:1"),
+        "up": channels(4, "up:1 down:0"),
     },
     frozen=ends("stem", "head", flat=True),
 )
@@ -85,8 +85,9 @@ class LowRank(nn.Module):
         self.down, self.up = nn.Parameter(torch.randn(4, 8)), nn.Parameter(torch.randn(6, 4))
 
     def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
         weight = self.base.weight + 0.5 * (self.up @ self.down)
-        return self.head(F.linear(self.stem(x).relu(), weight, self.base.bias).relu())
+        return self.head(F.linear(x, weight, self.base.bias).relu())
 
 
 class Wrapped(nn.Module):
@@ -120,19 +121,19 @@ class WeightNorm(Wrapped):
         return parametrizations.weight_norm(layer)
 
 
-FIXED_LAYER = {
-    "input of stem": "whose size is fixed (addmm in stem)",
-    "head": "the model's output",
-    "stem": "whose size is fixed (addmm in turn)",
-    "turn": "hwprune has no rule for the operator aten.",
-    "turn#2": "whose size is fixed (addmm in turn)",
-    "input of head": "reads the result of relu in the model itself, whose size is fixed (addmm in head)",
-}
-
-
-@case(tokens(), frozen=FIXED_LAYER)
+@case(
+    tokens(),
+    cuttable={"stem": channels(8, "+stem turn.parametrizations.weight.0.base:0")},
+    frozen={
+        "input of stem": "whose size is fixed (addmm in stem)",
+        "head": "the model's output",
+        "turn": "hwprune has no rule for the operator aten.tril.default (tril in turn.",
+        "turn#2": "combined with the result of addmm in turn, whose size is fixed (addmm in turn)",
+        "input of head": "reads the result of relu in the model itself, whose size is fixed (addmm in head)",
+    },
+)
 class Orthogonal(Wrapped):
-    """All rows depend on each other."""
+    """All rows depend on each other; the matrix that torch multiplies them with has a row for each input."""
 
     def parametrized(self, layer: nn.Linear) -> nn.Module:
         return parametrizations.orthogonal(layer)

@@ -13,6 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hwprune.network import ChannelGroup, Network, cut, verify_cut
+
+TOLERANCE = 1e-5
 Positions = Sequence[int] | Sequence[Sequence[int]]
 Channels = list[tuple[tuple[str, tuple[int, ...]], ...]]  # sorted: of every channel its positions in every member
 
@@ -95,7 +98,7 @@ def ends(inputs: str, outputs: str, *, flat: bool = False) -> dict[str, str]:
     }
 
 
-def as_written(group) -> Channels:
+def as_written(group: ChannelGroup) -> Channels:
     """A group that hwprune found, in the same form."""
     return sorted(
         tuple(
@@ -122,3 +125,29 @@ def image() -> Tensor:
 
 def tokens() -> Tensor:
     return torch.randn(2, 7, 5, generator=torch.Generator().manual_seed(0))
+
+
+def check_groups(case: Case, network: Network) -> None:
+    """What hwprune says is what a person says."""
+    found = {group.name: as_written(group) for group in network.cuttable}
+    reasons = {group.name: group.frozen for group in network.frozen}
+    wanted = {name: len(group) for name, group in case.cuttable.items()}
+    assert {name: len(group) for name, group in found.items()} == wanted, reasons
+    for name, group in case.cuttable.items():
+        assert found[name] == group
+    assert reasons.keys() == case.frozen.keys()
+    assert {name: why for name, why in reasons.items() if case.frozen[name] not in why} == {}
+
+
+def check_random_cuts(case: Case, network: Network, *, draws: int = 5) -> None:
+    """Cut at random, and at last down to one channel of everything; each time it is the masked original."""
+    model = case.model()
+    generator = torch.Generator().manual_seed(1)
+    for draw in range(draws):
+        kept = {}
+        for group in network.cuttable:
+            count = 1 if draw == draws - 1 else int(torch.randint(1, group.channels + 1, (), generator=generator))
+            kept[group.name] = sorted(torch.randperm(group.channels, generator=generator)[:count].tolist())
+        smaller = cut(model, network.cuts(kept))
+        report = verify_cut(model, smaller, network, kept, case.example, tolerance=TOLERANCE)
+        assert report.parameters == report.expected_parameters <= network.total_parameters
