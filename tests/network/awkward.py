@@ -157,46 +157,6 @@ class IfOnShape(nn.Module):
         return self.head((x + y).relu())
 
 
-class IfOnWidth(nn.Module):
-    """What is computed depends on how many channels there are."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.deep, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 1), nn.Conv2d(6, 4, 1)
-
-    def chosen(self, width: int) -> bool:
-        raise NotImplementedError
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
-        if self.chosen(x.shape[1]):
-            x = x.relu() * 2
-        return self.head(self.deep(x).relu())
-
-
-DIFFERS = "cutting it fails: the smaller network differs from the original with those channels switched off"
-
-
-@case(
-    image(),
-    cuttable={"deep": channels(6, "+deep -head")},
-    frozen={**ends("stem", "head"), "stem": DIFFERS},
-)
-class IfEven(IfOnWidth):
-    def chosen(self, width: int) -> bool:
-        return width % 2 == 0
-
-
-@case(
-    image(),
-    cuttable={"deep": channels(6, "+deep -head")},
-    frozen={**ends("stem", "head"), "stem": DIFFERS},
-)
-class IfNotNarrow(IfOnWidth):
-    def chosen(self, width: int) -> bool:
-        return width >= 3
-
-
 @case(
     image(),
     cuttable={
@@ -317,3 +277,47 @@ class CrossStitch(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         mixed = torch.einsum("ij,jbchw->ibchw", self.alpha, torch.stack([self.a(x), self.b(x)]).relu())
         return self.left(mixed[0]), self.right(mixed[1])
+
+
+@case(
+    image(),
+    cuttable={"stem": channels(8, "+stem encode.weight:1 -head"), "encode": channels(6, "+encode")},
+    frozen=ends("stem", "head"),
+)
+class TiedConvolutions(nn.Module):
+    """A transposed convolution has the weight of the convolution that it undoes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.encode, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 3), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.encode(self.stem(x).relu()).relu()
+        return self.head(F.conv_transpose2d(x, self.encode.weight).relu())
+
+
+@case(
+    image(),
+    cuttable={
+        "fine": channels(8, "+fine -coarse -level0"),
+        "coarse": channels(12, "+coarse -level1"),
+        "level1": channels(6, "+level0 +level1 -head"),
+    },
+    frozen=ends("fine", "head"),
+)
+class Pyramid(nn.Module):
+    """Levels are added from the top down, and share one head; the coarse one comes first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fine, self.coarse = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 12, 3, 2, 1)
+        self.level0, self.level1, self.head = nn.Conv2d(8, 6, 1), nn.Conv2d(12, 6, 1), nn.Conv2d(6, 4, 1)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        levels = [self.fine(x).relu()]
+        levels.append(self.coarse(levels[-1]).relu())
+        outputs: list[Tensor] = []
+        for number, level in reversed(list(enumerate(levels))):
+            level = getattr(self, f"level{number}")(level)
+            outputs.append(level if not outputs else level + F.interpolate(outputs[-1], scale_factor=2))
+        return [self.head(one) for one in outputs]

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .awkward import DIFFERS
+from .awkward_widths import DIFFERS
 from .handwritten import case, channels, ends, image, parts, runs, tokens
 
 

@@ -334,3 +334,19 @@ class SeveralNorms(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.spread(self.mid(self.norm(self.stem(x)).relu())).relu())
+
+
+@case(
+    image(),
+    cuttable={"stem": channels(8, "+stem", {"~norm -head": runs(8, 9)})},
+    frozen=ends("stem", "head"),
+)
+class NormOfPixels(nn.Module):
+    """A batch norm behind a flat view: nine of its channels for each of the convolution's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm, self.head = nn.Conv2d(3, 8, 3, 2), nn.BatchNorm1d(72), nn.Linear(72, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(self.stem(x).relu().flatten(1)).relu())

@@ -15,6 +15,7 @@ from . import (  # noqa: F401 (they put their modules on the table)
     awkward_sequences,
     awkward_tricks,
     awkward_weights,
+    awkward_widths,
 )
 from .handwritten import CASES, check_groups, check_random_cuts
 
