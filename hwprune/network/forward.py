@@ -84,6 +84,17 @@ def outputs_of(model: nn.Module, example: Example, *, seed: int = 0) -> list[tor
         return tensors_of(model(*as_arguments(example)))
 
 
+def what_failed(model: nn.Module, error: BaseException) -> str:
+    """The first line of an error in a model's forward, and the innermost module that it came from."""
+    paths, place = {id(module): path for path, module in model.named_modules()}, ""
+    trace = error.__traceback__
+    while trace is not None:
+        place = paths.get(id(trace.tb_frame.f_locals.get("self")), place)
+        trace = trace.tb_next
+    what = f"{type(error).__name__}: {error}".partition("\n")[0][:300]
+    return f"{what} (in {place})" if place else what
+
+
 def random_like(example: Example) -> tuple[torch.Tensor, ...]:
     """Inputs of the same shapes, types and spread; whole numbers stay as they are."""
     generator = torch.Generator().manual_seed(1)

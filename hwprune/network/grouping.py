@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -40,6 +40,13 @@ class Grouping:
             else:
                 terms.append((group.name, int(counts[index]) // group.channels))
         return Axis(fixed, tuple(terms))
+
+    def without(self, tensors: Set[str]) -> Grouping:
+        """The same groups, without what belongs to these tensors or attributes."""
+        kept = [tuple(one for one in group.members if one.tensor not in tensors) for group in self.groups]
+        return replace(
+            self, groups=tuple(replace(group, members=own) for group, own in zip(self.groups, kept, strict=True))
+        )
 
     def with_frozen(self, reasons: Mapping[str, str]) -> Grouping:
         """The same groups, some of them frozen as well (name → reason)."""

@@ -13,10 +13,10 @@ from hwprune.network.labels import Ids, Labelled, Labels
 from hwprune.network.recording import Recording, Ref, Value
 from hwprune.network.rules import Step, rule_for
 
-Place = int | str | tuple[Literal["width"], str]
+Place = int | str | tuple[Literal["width"], str] | tuple[Literal["first"], int]
 """Something that can be read in another way: a call that splits a dimension of which another part could carry the
 channels, by its index; a module whose attributes may hold the sizes of views, by its path; or one in which a view may
-be as wide as what the module was called with, as ("width", path)."""
+be as wide as what the module was called with, as ("width", path); a call that splits, into more than two, as ("first", index)."""
 
 
 def propagate(recording: Recording, labels: Labels, other: Container[Place] = ()) -> list[Labelled]:
@@ -43,7 +43,7 @@ def propagate(recording: Recording, labels: Labels, other: Container[Place] = ()
     for index, call in enumerate(recording.calls):
         arguments = _pytree.tree_map(labelled, call.arguments)
         shapes = [recording.values[output.index].shape for output in call.outputs]
-        step = Step(call, arguments, shapes, labels, leading=index in other, told=call.module in other)
+        step = Step(call, arguments, shapes, labels, part=2 if ("first", index) in other else index in other, told=call.module in other)
         results = rule_for(call)(step) if step.tensors and index not in recording.idle else []
         labels.splits.update((index, ids.ravel()) for ids in step.splits)
         if call.in_place and call.op not in _MOVING and results:

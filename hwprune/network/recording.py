@@ -168,9 +168,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         self._deadline.check(self.stack[-1][0] or "the model's forward")
-        with self:  # in inference mode, torch has not taken it apart
-            parts = func.decompose(*args, **(kwargs or {}))
-        return self.record(func, args, kwargs or {}) if parts is NotImplemented else parts
+        if torch.is_inference_mode_enabled() and torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), _COMPOSITE):
+            with self:  # torch takes it apart itself in any other mode
+                return func._op_dk(_COMPOSITE, *args, **(kwargs or {}))
+        return self.record(func, args, kwargs or {})
 
     def leave(self, name: str, tensor: torch.Tensor) -> None:
         """Note that the values of a tensor are read by something else than torch."""
@@ -217,6 +218,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             )
         )
         return result
+
+
+_COMPOSITE: Any = torch._C.DispatchKey.CompositeImplicitAutograd
 
 
 class _Whole(TorchFunctionMode):

@@ -61,7 +61,7 @@ def cut(model: nn.Module, cuts: Cuts) -> nn.Module:
         if name in named:
             replaced[id(named[name])] = _sliced(name, named[name], dims)
         else:
-            _resize(smaller, name, len(dims.get(0, ())))
+            resize(smaller, name, len(dims.get(0, ())))
     sizes = {id(module): _weight_shape(module) for module in smaller.modules()}
     for module in smaller.modules():
         for kind in (module._parameters, module._buffers):
@@ -92,11 +92,16 @@ def _integers(module: nn.Module) -> Iterator[tuple[str, int]]:
             yield from ((f"{name}[{index}]", one) for index, one in enumerate(value))
 
 
-def _resize(model: nn.Module, path: str, size: int) -> None:
-    """Set an attribute that holds a size, such as ``blocks.0.num_heads`` or ``scale.shape[0]``."""
+def resize(model: nn.Module, path: str, size: int) -> None:
+    """Set an attribute that holds a size, such as ``blocks.0.num_heads`` or ``scale.shape[0]``.
+
+    Raises:
+        InputError: the model has no such attribute, or the size is below 1.
+    """
     owner, _, name = path.rpartition(".")
     module = dict(model.named_modules()).get(owner)
-    if module is None or name not in dict(_integers(module)) or size < 1:
+    held = dict(_integers(module)) if module is not None else {}
+    if name not in held or size < 1:
         raise InputError(f"the plan cuts {path!r}, which this model does not have", hint=_HINT)
     name, _, index = name.rstrip("]").partition("[")
     if not index:

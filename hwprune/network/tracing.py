@@ -86,6 +86,7 @@ class _Reading:
         failed = before.failed if before is not None else {}
         known = {group.name: failed[_members(group)] for group in self.grouping.groups if _members(group) in failed}
         self.freeze(known)
+        self.grouping = self.grouping.without(trial.needless(self.network(trial.model)))
         self.freeze(trial.misfits(self.network(trial.model)))
         return self
 
@@ -107,6 +108,7 @@ class _Reading:
         held = {path: set(sizes.values()) for path, sizes in self.recording.sizes.items()}
         split = {self.recording.calls[call].module for call in self.labels.splits}
         places: list[tuple[Place, Ids]] = [*self.labels.splits.items()]
+        places += [(("first", index), ids) for index, ids in self.labels.splits.items()]
         places += [(m, ids) for m, size, ids in self.labels.claims if m in split or size in held.get(m, ())]
         places += [(("width", m), ids) for m, ids in self.wide]
         can, cannot = Counter[Place](), Counter[Place]()
@@ -124,13 +126,15 @@ def _best(first: _Reading, trial: Trial) -> _Reading:
     """The reading that makes most of the network cuttable; all that does not survive being cut is frozen in it.
 
     Where a view has dimensions that cannot be cut, the code may mean something else: the number of attention heads
-    where their size cannot go, and attributes that hold a size; then widths that are those of a module's input. What
-    does not make more dimensions cuttable is read as before. Shapes decide first, for these are quickly tried.
+    where their size cannot go, and attributes that hold a size; then widths that are those of a module's input, and the
+    first of several parts. What does not make more dimensions cuttable is read as before. Shapes decide first, for these
+    are quickly tried.
     """
     readings = [first.fitted(trial)]
-    for widths in (False, True):
+    for kind in ("", "width", "first"):
         _, stuck = readings[-1].cuttable()
-        other = _read(readings[-1], {place for place in stuck if widths or not isinstance(place, tuple)}, trial)
+        hopeful = {place for place in stuck if not isinstance(place, tuple) or place[0] == kind}
+        other = _read(readings[-1], hopeful, trial)
         readings += [other] if other else []
     while True:
         found = readings.pop()

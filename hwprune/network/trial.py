@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from hwprune.errors import SurgeryError
-from hwprune.network.forward import Example, as_arguments, outputs_of, random_like, undisturbed
+from hwprune.network.forward import Example, as_arguments, outputs_of, random_like, undisturbed, what_failed
 from hwprune.network.masking import masked
 from hwprune.network.network import ChannelGroup, Network
 from hwprune.network.recording import Deadline
-from hwprune.network.surgery import copied, cut
+from hwprune.network.surgery import copied, cut, resize
 from hwprune.network.verification import compare_outputs
 
 TOLERANCE = 1e-4
@@ -34,6 +34,24 @@ class Trial:
 
     def __init__(self, model: nn.Module, example: Example, deadline: Deadline) -> None:
         self.model, self.example, self.deadline = model, example, deadline
+        self._needed: dict[str, bool] = {}  # kind of attribute → whether another value changes any shape
+
+    def needless(self, network: Network) -> set[str]:
+        """Attributes that hold as many as a group has channels by chance: with another value, every shape stays.
+
+        What only numbers follow from has to stay as well, for the masked network computes with what it always was.
+        """
+        shaped, wanted = self._shaped
+        kinds: dict[str, set[str]] = {}
+        for member in (member for group in network.cuttable for member in group.members if member.role == "size"):
+            kinds.setdefault(re.sub(r"\d+", "#", member.tensor), set()).add(member.tensor)
+        for kind, names in kinds.items():
+            if kind not in self._needed and not isinstance(wanted, Exception):
+                other = copied(shaped)
+                for name in names:
+                    resize(other, name, 101)  # no width is a multiple of it
+                self._needed[kind] = _shapes(other, self.example) != wanted
+        return {name for kind, names in kinds.items() if not self._needed.get(kind, True) for name in names}
 
     def misfits(self, network: Network) -> dict[str, str]:
         """Group name → why the shapes of the network without some of it do not fit; of those that do, nothing.
@@ -134,10 +152,10 @@ def _misfit(
 ) -> str | None:
     """Why these groups cannot be cut together, as far as shapes tell; None if they can."""
     for kept in _draws(network, groups):
-        found = _shapes(cut(shaped, network.cuts(kept)), example)
+        smaller = cut(shaped, network.cuts(kept))
+        found = _shapes(smaller, example)
         if isinstance(found, Exception):
-            what = f"{type(found).__name__}: {found}".partition("\n")[0][:300]
-            return f"forward of the smaller network fails: {what}"
+            return f"forward of the smaller network fails: {what_failed(smaller, found)}"
         if found != wanted:
             shapes = [tuple(shape) for shape in found], [tuple(shape) for shape in wanted]
             return f"the smaller network returns shapes {shapes[0]}, the original {shapes[1]}"

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from hwprune.errors import SurgeryError
-from hwprune.network.forward import Example, outputs_of, random_like
+from hwprune.network.forward import Example, outputs_of, random_like, what_failed
 from hwprune.network.masking import masked
 from hwprune.network.network import Network
 
@@ -80,8 +80,7 @@ def compare_outputs(
     try:
         actual = outputs_of(smaller, example)
     except Exception as error:
-        what = f"{type(error).__name__}: {error}".partition("\n")[0][:300]
-        raise SurgeryError(f"forward of the smaller network fails: {what}") from error
+        raise SurgeryError(f"forward of the smaller network fails: {what_failed(smaller, error)}") from error
     wanted = outputs_of(reference(), example)
     if [tensor.shape for tensor in actual] != [tensor.shape for tensor in wanted]:
         shapes = [tuple(tensor.shape) for tensor in actual], [tuple(tensor.shape) for tensor in wanted]

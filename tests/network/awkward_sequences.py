@@ -306,15 +306,19 @@ class GruLayer(LstmLayer):
 
 @case(
     tokens(),
-    cuttable={"layer.out_proj": channels(8, "+layer.out_proj -head")},
-    frozen={
-        **ends("embed", "head", flat=True),
-        "embed": "forward of the smaller network fails: RuntimeError: passed-in embed_dim 8 didn't match last dim",
-        "layer": MULTIPLIED + "_scaled_dot_product_flash_attention_for_cpu in layer)",
+    cuttable={
+        "embed": channels(8, "+embed layer.in_proj_weight:1"),
+        "layer": channels(
+            2,
+            "layer.num_heads:0",
+            {"layer.in_proj_weight:0 layer.in_proj_bias:0": by_head(2, 4), "-layer.out_proj": runs(2, 4)},
+        ),
+        "layer.out_proj": channels(8, "+layer.out_proj -head"),
     },
+    frozen=ends("embed", "head", flat=True),
 )
 class MultiheadLayer(nn.Module):
-    """What comes out of torch's own layer may shrink; it compares the size of what goes in."""
+    """What goes into torch's own layer, its heads, and what comes out: three widths."""
 
     def __init__(self) -> None:
         super().__init__()

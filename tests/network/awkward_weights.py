@@ -129,6 +129,7 @@ class WeightNorm(Wrapped):
         "head": "the model's output",
         "turn": "hwprune has no rule for the operator aten.tril.default (tril in turn.",
         "turn#2": "combined with the result of addmm in turn, whose size is fixed (addmm in turn)",
+        "turn#3": "combined with the result of addmm in turn, whose size is fixed (addmm in turn)",
         "input of head": "reads the result of relu in the model itself, whose size is fixed (addmm in head)",
     },
 )

@@ -83,7 +83,7 @@ class ViewedAsInput(nn.Module):
         return self.head(y.view(batch, width, height, length))
 
 
-WEIGHT = "cutting it fails: forward of the smaller network fails: RuntimeError: Given groups=1, weight of size"
+WEIGHT = "cutting it fails: forward of the smaller network fails: RuntimeError: Invalid channel dimensions (in head)"
 
 
 @case(image(), frozen={**ends("stem", "head"), "stem": WEIGHT, "mix": WEIGHT})

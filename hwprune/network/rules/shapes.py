@@ -78,8 +78,9 @@ def _settle(step: Step, table: Ids, after: list[int], inferred: int | None) -> D
         kept = after.index(inferred) if inferred is not None else kept
     if len(varying) > 1:
         step.splits.append(table)
-        if step.leading:
-            kept = next(axis for axis in reversed(varying) if axis != kept)
+        if step.part:
+            others = [axis for axis in varying if axis != kept]
+            kept = others[-1] if step.part == 1 else others[0]
     others = [axis for axis in range(table.ndim) if axis != kept]
     first = table[tuple(slice(0, 1) if axis in others else slice(None) for axis in range(table.ndim))]
     if len(varying) > 1:

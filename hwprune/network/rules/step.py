@@ -24,7 +24,7 @@ class Step:
         arguments: its arguments by schema name, tensors replaced.
         shapes: of its outputs.
         labels: where ties and freezes go.
-        leading: of a dimension that is split, not the last part carries the channels but the one before.
+        part: which part of a dimension that is split carries the channels: 0 the last, 1 the one before, 2 the first.
         told: attributes of the module hold the sizes of unequal parts.
 
     Attributes:
@@ -38,14 +38,14 @@ class Step:
         shapes: Sequence[tuple[int, ...]],
         labels: Labels,
         *,
-        leading: bool = False,
+        part: int = 0,
         told: bool = False,
     ) -> None:
         self.call = call
         self.arguments = arguments
         self.shapes = tuple(shapes)
         self.labels = labels
-        self.leading, self.told = leading, told
+        self.part, self.told = part, told
         self.splits: list[Ids] = []
 
     def __getitem__(self, name: str) -> Any:

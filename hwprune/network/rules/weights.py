@@ -136,7 +136,7 @@ def _product(step: Step, first: Labelled, second: Labelled) -> Dims:
     if first.constant or second.constant:
         step.contract((first, inner), (second, outer))
         weight, reads, makes = (second, outer, columns) if second.constant else (first, inner, rows)
-        if first.constant and second.constant:  # a weight in two factors: the first one makes what the second reads
+        if second.constant and first.constant and rows in first.dims:  # a weight in two factors; the first makes them
             _mark(step, first.dims.get(inner), "out")
         _mark(step, weight.dims.get(reads), "in")
         _mark(step, weight.dims.get(makes), "out")
