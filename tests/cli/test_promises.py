@@ -28,9 +28,10 @@ RESULT = {
 }
 BYTES = ("parameters", "size_bytes", "peak_memory_bytes")
 SOLVED = {"widths", "objective", "bound", "relative_gap", "used", "solve_s"}
-VERBS = ("demo", "targets", "profile", "predict", "compress", "export", "bench", "verify", "solve", "report")
+VERBS = ("demo", "targets", "inspect", "profile", "predict", "compress", "export", "bench", "verify", "solve", "report")
 JSON = {
     "targets": ("targets", {"targets"}),
+    "inspect": (f"inspect {MODEL} --svg net.svg", {"cuttable", "reachable", "groups", "layers", "edges", "svg"}),
     "profile": (f"profile {MODEL} --points 2 --output t.json", {"table", "entries"}),
     "predict": (f"predict {MODEL} --table table.json", {"predicted_latency_ms", "layers", "target", *BYTES}),
     "compress": (f"{COMPRESS} --macs 0.5x", RESULT),
