@@ -21,8 +21,8 @@ def inspection(network: Network) -> dict[str, Any]:
         of each that goes when every cuttable group is cut to one channel.
 
         ``groups``
-            ``name``; ``channels``, how many steps it has; ``positions``, what one step is: 1 channel, or the size of
-            a head or of a convolution's group; ``tensors``, how many shrink with it; ``attributes`` that follow it;
+            ``name``; ``channels``, how many steps it has; ``positions``, what one step is: 1 channel, or as many as
+            a head or a convolution's group has; ``tensors``, how many shrink with it; ``attributes`` that follow it;
             ``parameters`` and ``macs`` that go when it alone is cut to one channel; ``frozen``, the reason or None.
         ``layers``
             in execution order: ``name``, ``op``, ``weights`` (it has its own), ``width_in`` and ``width_out`` (None
@@ -57,7 +57,7 @@ def _group(network: Network, group: ChannelGroup) -> dict[str, Any]:
     return {
         "name": group.name,
         "channels": group.channels,
-        "positions": group.positions,
+        "positions": max(1, group.positions),
         "tensors": len({member.tensor for member in group.tensors}),
         "attributes": [member.tensor for member in group.members if member.role == "size"],
         "parameters": parameters,

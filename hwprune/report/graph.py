@@ -159,7 +159,7 @@ def _legend(document: Mapping[str, Any], looks: Mapping[str, str]) -> list[tuple
             about = f"{group['channels']} channels, {parameters:.1%} of parameters, {macs:.1%} of MACs"
             if group["positions"] > 1:
                 about = about.replace(" channels", f"×{group['positions']} channels")
-            lines.append((look, f"{_short(group['name'])}: {about}", group["name"]))
+            lines.append((look, f"{_short(group['name'], MOST_LETTERS - 10)}: {about}", group["name"]))
     others = [name for name, look in looks.items() if look == "other"]
     if others:
         lines.append(("other", f"{len(others)} other groups, named in the tooltips", "\n".join(others)))
@@ -205,8 +205,8 @@ def _groups(names: list[str]) -> str:
     return f"channel group{'s' if len(names) > 1 else ''}: {', '.join(names)}" if names else "not in a group to cut"
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= MOST_LETTERS else f"…{name[1 - MOST_LETTERS :]}"
+def _short(name: str, letters: int = MOST_LETTERS) -> str:
+    return name if len(name) <= letters else f"…{name[1 - letters :]}"
 
 
 # -- where it stands --------------------------------------------------------------------------------------------

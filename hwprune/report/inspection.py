@@ -14,7 +14,7 @@ from rich.text import Text
 
 from hwprune.report.quantities import quantity
 
-MOST_NAMES = 3  # of groups that stay whole for the same reason, unless all are asked for
+MOST_NAMES = 2  # of groups that stay whole for the same reason, unless all are asked for
 _PLACE = re.compile(r" in [^()]*\)$")
 _NUMBER = re.compile(r"\d+")
 _UNREADABLE = re.compile("[^\t\n\r -~\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -36,10 +36,12 @@ def inspection_verdict(document: Mapping[str, Any]) -> str:
         f"{math.floor(1000 * reachable[key]) / 10:.1f}% of {quantity(key, document[key])} {name}"
         for key, name in (("parameters", "parameters"), ("macs", "multiply-accumulates"))
     ]
-    return f"{cuttable} of {groups} channel groups can be cut; down to one step each, {' and '.join(parts)} go"
+    return (
+        f"{cuttable} of {groups} channel groups can be cut; with one step of each left, {' and '.join(parts)} are gone"
+    )
 
 
-def inspection_text(document: Mapping[str, Any], *, every: bool = False, width: int = 100) -> str:
+def inspection_text(document: Mapping[str, Any], *, every: bool = False, width: int = 160) -> str:
     """The verdict, a table of what can be cut, and what cannot with the reasons.
 
     Args:
@@ -53,7 +55,9 @@ def inspection_text(document: Mapping[str, Any], *, every: bool = False, width: 
         console.print(_table(document))
     lines = [inspection_verdict(document), *output.getvalue().splitlines()]
     if document["cuttable"]:
-        lines.append("parameters, MACs: what goes when this group alone is cut to one step, and its share of the network")
+        lines.append(
+            "parameters, MACs: what goes when this group alone is cut to one step, and its share of the network"
+        )
     if document["frozen"]:
         lines += ["cannot be cut:", *_frozen(document, every)]
     return readable("\n".join(line.rstrip() for line in lines))
@@ -86,11 +90,10 @@ def _frozen(document: Mapping[str, Any], every: bool) -> list[str]:
         alike.setdefault(_NUMBER.sub("#", _PLACE.sub(")", reason)), []).append((name, reason))
     lines = []
     for entries in sorted(alike.values(), key=len, reverse=True):
-        names, reason = [name for name, _ in entries], entries[0][1]
+        names, reasons = zip(*entries, strict=True)
+        reason = reasons[0] if len(set(reasons)) == 1 else _PLACE.sub(")", reasons[0])
         rest = f" and {len(names) - MOST_NAMES} more (--all)" if len(names) > MOST_NAMES else ""
-        lines.append(
-            f"  {', '.join(names[:MOST_NAMES])}{rest}: {_PLACE.sub(')', reason) if len(names) > 1 else reason}"
-        )
+        lines.append(f"  {', '.join(names[:MOST_NAMES])}{rest}: {reason}")
     return lines
 
 

@@ -61,6 +61,18 @@ def test_json_is_one_document_alone_on_stdout(name: str, hwprune: Any, workshop:
         assert {"p50", "p90", "repeats"} <= document["latency_ms"].keys()
 
 
+def test_inspecting_draws_and_is_no_failure_where_nothing_can_be_cut(hwprune: Any, workshop: Path) -> None:
+    answer = hwprune(f"inspect {MODEL} --svg net.svg")
+    assert (answer.status, answer.err) == (0, "")
+    assert answer.out.startswith("2 of 4 channel groups can be cut; ")
+    assert answer.out.endswith("\nnet.svg\n")
+    assert Path("net.svg").read_text().startswith("<svg ")
+    answer = hwprune(f"inspect {MODEL.replace(':build', ':nothing_to_prune')}")
+    assert answer.status == 0
+    assert answer.out.startswith("nothing in this model can be cut: ")
+    assert "the model's output" in answer.out
+
+
 def test_a_problem_is_solved(hwprune: Any, workshop: Path) -> None:
     found = json.loads(hwprune("solve problem.json --json").out)
     assert found["widths"] == {"a": 16, "b": 32}
