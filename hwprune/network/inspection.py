@@ -99,7 +99,10 @@ def _width(operand: Operand) -> int | None:
 
 
 def _frozen_of(network: Network) -> dict[str, list[str]]:
-    """Layer → the frozen groups of what it writes: those of its own tensors; without any, those of what it reads."""
+    """Layer → the frozen groups of what it writes: those of its own tensors; without any, those of what it reads.
+
+    Where cuttable channels are written, what was read before does not matter.
+    """
     groups: dict[str, list[str]] = {}
     for group in network.frozen:
         for member in group.members:
@@ -114,8 +117,10 @@ def _frozen_of(network: Network) -> dict[str, list[str]]:
         for reader in activation.readers if activation.maker is not None else ():
             makers.setdefault(reader, []).append(activation.maker or "")
     for layer in network.layers:
-        if layer.call is None and not found[layer.name]:  # a further use of a shared module
-            found[layer.name] = list(found.get(layer.name.partition("#")[0], []))
-        own = found[layer.name] or [name for maker in makers.get(layer.name, ()) for name in found[maker]]
-        found[layer.name] = list(dict.fromkeys(own))
+        names = found[layer.name]
+        if not names and layer.call is None:  # a further use of a shared module
+            names = found.get(layer.name.partition("#")[0], [])
+        elif not names and not layer.output.axis.terms:
+            names = [name for maker in makers.get(layer.name, ()) for name in found[maker]]
+        found[layer.name] = list(dict.fromkeys(names))
     return found

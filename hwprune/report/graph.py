@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from rich.cells import cell_len
+
 from hwprune.report.html import rendered
 from hwprune.report.inspection import inspection_verdict, readable
 
@@ -48,7 +50,7 @@ class Box:
     @property
     def width(self) -> float:
         """Of the box, in pixels."""
-        return CHIP + LETTER * (len(self.label) + len(self.kind) + 3)
+        return CHIP + LETTER * (cell_len(self.label) + cell_len(self.kind) + 3)
 
 
 @dataclass(eq=False)

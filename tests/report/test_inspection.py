@@ -171,6 +171,22 @@ def test_steps_groups_and_reasons(document: dict[str, Any]) -> None:
     assert layers["cat"] == (["stem", "inner"], [])
 
 
+def test_a_layer_without_weights_stays_whole_for_the_nearest_reason() -> None:
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rolled, self.query, self.key = nn.Linear(8, 8), nn.Linear(8, 6), nn.Linear(8, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.roll(self.rolled(x[:, 0]), 1, 2)
+            return (self.query(x) @ self.key(x).transpose(1, 2)).softmax(-1)
+
+    found = seen(Attention())
+    frozen = {layer["name"]: layer["frozen"] for layer in found["layers"]}
+    assert frozen["roll"] == ["rolled"]
+    assert frozen["softmax"] == ["query", "key"]
+
+
 def test_the_second_use_of_a_layer_is_frozen_as_the_first() -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:
