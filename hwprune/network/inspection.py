@@ -99,19 +99,11 @@ def _width(operand: Operand) -> int | None:
 
 
 def _frozen_of(network: Network) -> dict[str, list[str]]:
-    """Layer → the frozen groups of what it writes: those of its own tensors; without any, those of what it reads.
+    """The frozen groups of what each layer writes: those of its own tensors; without any, those of what it reads.
 
     Where cuttable channels are written, what was read before does not matter.
     """
-    groups: dict[str, list[str]] = {}
-    for group in network.frozen:
-        for member in group.members:
-            if member.role in _MAKES:
-                groups.setdefault(member.tensor, []).append(group.name)
-    found: dict[str, list[str]] = {layer.name: [] for layer in network.layers}
-    for tensor in network.parameters:
-        if tensor.layer is not None:
-            found[tensor.layer] += groups.get(tensor.name, [])
+    found = _frozen_of_tensors(network)
     makers: dict[str, list[str]] = {}
     for activation in network.activations:
         for reader in activation.readers if activation.maker is not None else ():
@@ -123,4 +115,18 @@ def _frozen_of(network: Network) -> dict[str, list[str]]:
         elif not names and not layer.output.axis.terms:
             names = [name for maker in makers.get(layer.name, ()) for name in found[maker]]
         found[layer.name] = list(dict.fromkeys(names))
+    return found
+
+
+def _frozen_of_tensors(network: Network) -> dict[str, list[str]]:
+    """Layer → the frozen groups whose channels its own tensors make."""
+    groups: dict[str, list[str]] = {}
+    for group in network.frozen:
+        for member in group.members:
+            if member.role in _MAKES:
+                groups.setdefault(member.tensor, []).append(group.name)
+    found: dict[str, list[str]] = {layer.name: [] for layer in network.layers}
+    for tensor in network.parameters:
+        if tensor.layer is not None:
+            found[tensor.layer] += groups.get(tensor.name, [])
     return found
