@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from hwprune.targets import Target as Target
     from hwprune.verbs import bench as bench
     from hwprune.verbs import export as export
+    from hwprune.verbs import inspect as inspect
     from hwprune.verbs import load as load
     from hwprune.verbs import predict as predict
     from hwprune.verbs import profile as profile
@@ -46,6 +47,7 @@ _HOMES = {
     "compress": "compression",
     "cut": "network",
     "export": "verbs",
+    "inspect": "verbs",
     "load": "verbs",
     "predict": "verbs",
     "price": "pruning",

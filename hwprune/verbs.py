@@ -1,4 +1,4 @@
-"""The verbs that do not compress: profile, predict, export, bench, load, report.
+"""The verbs that do not compress: inspect, profile, predict, export, bench, load, report.
 
 Each takes what a user names (a model, a shape, a target) and returns a frozen value or the document
 that the command line prints with ``--json``.
@@ -21,15 +21,44 @@ from hwprune.compression import Progress, RunFolder
 from hwprune.deploy import Bundle, check_deliverable, compare, export_onnx, measure_one, verify, write_bundle
 from hwprune.deploy.profiling import Method, pack_model, profile_model, unpack_model
 from hwprune.errors import BundleError, InputError
-from hwprune.files import replacing_folder
+from hwprune.files import replacing_folder, write_atomic
 from hwprune.footprint import Footprint, footprint
 from hwprune.latency import LatencyTable, Prediction
 from hwprune.latency import predict as predict_layers
-from hwprune.network import cut, load_model, load_weights, trace
+from hwprune.network import cut, inspection, load_model, load_weights, trace
 from hwprune.targets import Target, load_target, runtime_for
 from hwprune.targets.connection import device_at
 
 ModelLike = str | nn.Module
+
+
+def inspect(
+    model: ModelLike, *, input_shape: Sequence[int], svg: Path | str | None = None, seed: int = 0
+) -> dict[str, Any]:
+    """Say what can be cut from a model, what that is worth, and what cannot be cut and why.
+
+    Args:
+        model: a module, or how to find one (``file.py:factory``, ``zoo:NAME``…).
+        input_shape: of one input, batch first.
+        svg: where to draw the network with its channel groups.
+        seed: of random weights and inputs.
+
+    Returns:
+        the document that :func:`hwprune.network.inspection` describes.
+
+    Raises:
+        InputError: the model or shape is wrong.
+        ModelError: the model cannot be copied, or its forward fails.
+        OSError: the picture cannot be written.
+    """
+    from hwprune.report import network_svg
+
+    any_device = Target(name="inspect", batch=input_shape[0])
+    document = inspection(trace(*_load(model, input_shape, any_device, None, seed)))
+    if svg is not None:
+        title = model if isinstance(model, str) else type(model).__name__
+        write_atomic(Path(svg), network_svg(document, title=title))
+    return document
 
 
 def profile(

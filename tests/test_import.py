@@ -21,7 +21,7 @@ ROOMS = [
     *("budget", "cli", "compression", "deploy", "latency", "network"),
     *("pruning", "report", "saliency", "targets", "training"),
 ]
-VERBS = ("demo", "targets", "profile", "predict", "compress", "export", "bench", "verify", "report")
+VERBS = ("demo", "targets", "inspect", "profile", "predict", "compress", "export", "bench", "verify", "report")
 LOADED = """
 import json, sys
 {code}

@@ -35,7 +35,6 @@ from latency_prediction import build, importable  # noqa: E402
 from hwprune.deploy import export_onnx  # noqa: E402
 from hwprune.network import Network, cut, trace, verify_cut  # noqa: E402
 from hwprune.network.forward import outputs_of, tensors_of  # noqa: E402
-from hwprune.pruning import price  # noqa: E402
 
 TOLERANCE = 1e-4
 EXPORTED = 1e-3  # relative, between torch and ONNX Runtime
@@ -74,15 +73,6 @@ def halves(network: Network) -> dict[str, list[int]]:
     }
 
 
-def reachable(network: Network) -> tuple[float, float]:
-    """Share of parameters and of multiply-accumulates that go when one channel of every group is left."""
-    ends = [{g.name: count(g.channels) for g in network.cuttable} for count in (lambda _: 1, lambda channels: channels)]
-    parameters = [network.parameters_at(widths) for widths in ends]
-    pricing = price(network, "macs", step=1)
-    macs = [pricing.value(widths) for widths in ends]
-    return 1 - parameters[0] / parameters[1], 1 - macs[0] / macs[1] if macs[1] else 0.0
-
-
 def check(name: str, shape: tuple[int, ...]) -> dict[str, Any]:
     """Everything, until something fails."""
     found: dict[str, Any] = {"model": name, "shape": shape, "passed": False, "stage": "build"}
@@ -106,7 +96,7 @@ def _checked(name: str, example: torch.Tensor, found: dict[str, Any]) -> dict[st
     if not network.cuttable:
         found["reason"] = "nothing can be cut"
         return found
-    found["parameters"], found["macs"] = reachable(network)
+    found["parameters"], found["macs"] = network.reachable
     found["stage"] = "equal"
     kept = halves(network)
     smaller = cut(model, network.cuts(kept))

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hwprune.cli import bench, compress, demo, export, predict, profile, report, solve, targets, verify
+from hwprune.cli import bench, compress, demo, export, inspect, predict, profile, report, solve, targets, verify
 from hwprune.cli.output import results_alone
 from hwprune.errors import HwpruneError, InfeasibleError, InputError, ParityError
 
@@ -65,7 +65,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for verb in (demo, targets, profile, predict, compress, export, bench, verify, solve, report):
+for verb in (demo, targets, inspect, profile, predict, compress, export, bench, verify, solve, report):
     app.command(verb.NAME)(_verb(verb.command))
 
 

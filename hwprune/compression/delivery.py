@@ -94,7 +94,7 @@ def _golden(job: Job) -> torch.Tensor:
 
 def _macs(job: Job, run: RunFolder) -> int:
     widths = {**job.network.dense_widths, **Plan.load(run.path / "plan.json").widths}
-    return sum(layer.macs_at(widths) for layer in job.network.layers)
+    return job.network.macs_at(widths)
 
 
 def _result(job: Job, run: RunFolder) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What can be cut out of a network, and how: tracing, channel groups, surgery; loading models by name."""
 
+from hwprune.network.inspection import inspection as inspection
 from hwprune.network.loading import load_model as load_model
 from hwprune.network.loading import load_weights as load_weights
 from hwprune.network.masking import Masks as Masks
@@ -23,6 +24,7 @@ __all__ = [
     "Network",
     "StoredTensor",
     "cut",
+    "inspection",
     "load_model",
     "load_weights",
     "masked",

@@ -6,7 +6,7 @@ Made by :func:`hwprune.network.trace`; read by saliency, budget, surgery and pre
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -155,6 +155,23 @@ class Network:
     def parameters_at(self, widths: Mapping[str, int]) -> int:
         """Elements of all parameters at these widths (cuttable group → channels kept)."""
         return round(sum(tensor.elements.at(widths) for tensor in self.parameters))
+
+    def macs_at(self, widths: Mapping[str, int]) -> int:
+        """Multiply-accumulates of all layers at these widths (cuttable group → channels kept)."""
+        return sum(layer.macs_at(widths) for layer in self.layers)
+
+    def removable(self, names: Iterable[str]) -> tuple[int, int]:
+        """Parameters and multiply-accumulates that go when these cuttable groups are cut to one channel each."""
+        dense = self.dense_widths
+        least = {**dense, **dict.fromkeys(names, 1)}
+        return self.parameters_at(dense) - self.parameters_at(least), self.macs_at(dense) - self.macs_at(least)
+
+    @property
+    def reachable(self) -> tuple[float, float]:
+        """Share of parameters and of multiply-accumulates that go when one channel of every cuttable group is left."""
+        parameters, macs = self.removable(group.name for group in self.cuttable)
+        dense = self.dense_widths
+        return parameters / max(1, self.parameters_at(dense)), macs / max(1, self.macs_at(dense))
 
     def cuts(self, kept: Mapping[str, Sequence[int]]) -> dict[str, dict[int, list[int]]]:
         """Positions to keep in every tensor dimension.

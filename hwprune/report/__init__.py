@@ -19,10 +19,15 @@ Both are made from the document of a run (``run.json``) alone; the page also sho
     ``{"predicted", "measured"}`` per network that the closed loop measured, in the budget's unit.
 ``config``, ``device``, ``versions``
     shown as they are.
+
+The table and the picture of what can be cut are made from what ``hwprune.inspect`` returns
+(:func:`hwprune.network.inspection`).
 """
 
 from __future__ import annotations
 
+from hwprune.report.graph import network_svg as network_svg
+from hwprune.report.inspection import inspection_text as inspection_text
 from hwprune.report.page import html_report as html_report
 from hwprune.report.page import write_report as write_report
 from hwprune.report.summary import render_text as render_text
@@ -30,4 +35,13 @@ from hwprune.report.summary import summary_table as summary_table
 from hwprune.report.sweep_page import sweep_page as sweep_page
 from hwprune.report.table_page import table_page as table_page
 
-__all__ = ["html_report", "render_text", "summary_table", "sweep_page", "table_page", "write_report"]
+__all__ = [
+    "html_report",
+    "inspection_text",
+    "network_svg",
+    "render_text",
+    "summary_table",
+    "sweep_page",
+    "table_page",
+    "write_report",
+]

@@ -145,6 +145,8 @@ BAD = {
     "folder of an earlier run": (compress(output="finished"), "--resume"),
     "a file as folder": (compress(output="models.py"), "cannot write to models.py"),
     "below a file": (compress(output="models.py/run"), "cannot write to models.py/run"),
+    "picture into nowhere": (f"inspect {MODEL} --svg nowhere/net.svg", "the folder nowhere does not exist"),
+    "picture as a folder": (f"inspect {MODEL} --svg empty", "empty is a folder"),
     "bundle over files": (f"export {MODEL} --output used", "is not empty"),
     "bundle below a file": (f"export {MODEL} --output models.py/out", "cannot write to models.py/out"),
     "copy over files": ("export finished --output used", "is not empty"),

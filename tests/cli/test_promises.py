@@ -28,9 +28,10 @@ RESULT = {
 }
 BYTES = ("parameters", "size_bytes", "peak_memory_bytes")
 SOLVED = {"widths", "objective", "bound", "relative_gap", "used", "solve_s"}
-VERBS = ("demo", "targets", "profile", "predict", "compress", "export", "bench", "verify", "solve", "report")
+VERBS = ("demo", "targets", "inspect", "profile", "predict", "compress", "export", "bench", "verify", "solve", "report")
 JSON = {
     "targets": ("targets", {"targets"}),
+    "inspect": (f"inspect {MODEL} --svg net.svg", {"cuttable", "reachable", "groups", "layers", "edges", "svg"}),
     "profile": (f"profile {MODEL} --points 2 --output t.json", {"table", "entries"}),
     "predict": (f"predict {MODEL} --table table.json", {"predicted_latency_ms", "layers", "target", *BYTES}),
     "compress": (f"{COMPRESS} --macs 0.5x", RESULT),
@@ -58,6 +59,18 @@ def test_json_is_one_document_alone_on_stdout(name: str, hwprune: Any, workshop:
     assert keys <= document.keys()
     if name.startswith("bench"):
         assert {"p50", "p90", "repeats"} <= document["latency_ms"].keys()
+
+
+def test_inspecting_draws_and_is_no_failure_where_nothing_can_be_cut(hwprune: Any, workshop: Path) -> None:
+    answer = hwprune(f"inspect {MODEL} --svg net.svg")
+    assert (answer.status, answer.err) == (0, "")
+    assert answer.out.startswith("2 of 4 channel groups can be cut; ")
+    assert answer.out.endswith("\nnet.svg\n")
+    assert Path("net.svg").read_text().startswith("<svg ")
+    answer = hwprune(f"inspect {MODEL.replace(':build', ':nothing_to_prune')}")
+    assert answer.status == 0
+    assert answer.out.startswith("nothing in this model can be cut: ")
+    assert "the model's output" in answer.out
 
 
 def test_a_problem_is_solved(hwprune: Any, workshop: Path) -> None:
