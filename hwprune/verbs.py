@@ -1,6 +1,6 @@
 """The verbs that do not compress: profile, predict, export, bench, load, report.
 
-Each takes what a user names (a model, a shape, a target) and returns a frozen value or the document
+Each takes what a user names (a model, its inputs, a target) and returns a frozen value or the document
 that the command line prints with ``--json``.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,8 @@ from hwprune.footprint import Footprint, footprint
 from hwprune.latency import LatencyTable, Prediction
 from hwprune.latency import predict as predict_layers
 from hwprune.network import cut, load_model, load_weights, trace
+from hwprune.network.forward import Example
+from hwprune.network.inputs import Inputs, described, example_for
 from hwprune.targets import Target, load_target, runtime_for
 from hwprune.targets.connection import device_at
 
@@ -35,7 +36,7 @@ ModelLike = str | nn.Module
 def profile(
     model: ModelLike,
     *,
-    input_shape: Sequence[int],
+    input_shape: Inputs,
     target: str | Path | Target = "local-onnxruntime",
     method: Method = "in-context",
     points: int = 5,
@@ -47,7 +48,9 @@ def profile(
 
     Args:
         model: a module, or how to find one (``file.py:factory``, ``zoo:NAME``…); its weights do not matter.
-        input_shape: of one input, batch first; the target's batch size replaces the first number.
+        input_shape: of one input, batch first (the target's batch size replaces the first number); for several
+            inputs or other types the text that the command line takes, or an example: a tensor, a tuple of tensors or
+            a dictionary of them by the names of ``forward``'s arguments.
         target: where to measure.
         method: ``in-context``, from whole networks of many widths; ``alone``, every kind of layer by itself.
         points: of method ``alone``: samples per channel dimension of a layer.
@@ -56,7 +59,7 @@ def profile(
         progress: where to say what is going on.
 
     Raises:
-        InputError: the model, shape or target is wrong.
+        InputError: the model, inputs or target is wrong.
         MeasurementError: the device was too busy.
     """
     progress = progress or Progress(quiet=True)
@@ -72,19 +75,19 @@ def profile(
 
 
 def pack_profile(
-    model: ModelLike, *, input_shape: Sequence[int], target: str | Path | Target, path: Path, seed: int = 0
+    model: ModelLike, *, input_shape: Inputs, target: str | Path | Target, path: Path, seed: int = 0
 ) -> dict[str, Any]:
     """Write a kit that measures a latency table on a device that cannot be reached from here.
 
     Args:
         model: a module, or how to find one; its weights do not matter.
-        input_shape: of one input, batch first.
+        input_shape: as in :func:`profile`.
         target: the device.
         path: the kit, a tar file.
         seed: of random inputs and widths.
 
     Raises:
-        InputError: the model, shape or target is wrong, or the kit cannot be written.
+        InputError: the model, inputs or target is wrong, or the kit cannot be written.
     """
     chosen = load_target(target)
     dense, example = _load(model, input_shape, chosen, None, seed)
@@ -95,7 +98,7 @@ def pack_profile(
 def predict(
     model: ModelLike,
     *,
-    input_shape: Sequence[int],
+    input_shape: Inputs,
     table: LatencyTable | Path | str,
     plan: Plan | Path | None = None,
 ) -> Prediction:
@@ -103,13 +106,13 @@ def predict(
 
     Args:
         model: a module, or how to find one.
-        input_shape: of one input, batch first.
+        input_shape: as in :func:`profile`.
         table: of the device.
         plan: predict the network cut to it.
 
     Raises:
         MissingLatencyError: the table lacks a layer; names it and how to measure it.
-        InputError: the model, shape, table or plan is wrong.
+        InputError: the model, inputs, table or plan is wrong.
     """
     return predict_all(model, input_shape=input_shape, table=table, plan=plan)[0]
 
@@ -117,7 +120,7 @@ def predict(
 def predict_all(
     model: ModelLike,
     *,
-    input_shape: Sequence[int],
+    input_shape: Inputs,
     table: LatencyTable | Path | str,
     plan: Plan | Path | None = None,
 ) -> tuple[Prediction, Footprint]:
@@ -160,7 +163,7 @@ def load(source: Plan | Path | str, model: nn.Module) -> nn.Module:
 def export(
     model: ModelLike,
     *,
-    input_shape: Sequence[int],
+    input_shape: Inputs,
     output: Path,
     weights: Path | None = None,
     target: str | Path | Target = "local-onnxruntime",
@@ -171,7 +174,7 @@ def export(
     Without a data set, parity is checked on random inputs, and no accuracy is recorded.
 
     Raises:
-        InputError: the model, shape, target or output is wrong.
+        InputError: the model, inputs, target or output is wrong.
         ParityError: the engine does not compute what the model computes.
         MeasurementError: the device was too busy.
     """
@@ -234,7 +237,7 @@ def bench_target(
     return chosen
 
 
-def bench(subject: ModelLike | Path, *, target: Target, input_shape: Sequence[int] | None = None) -> dict[str, Any]:
+def bench(subject: ModelLike | Path, *, target: Target, input_shape: Inputs | None = None) -> dict[str, Any]:
     """Measure an engine, a bundle or a model on a target.
 
     A bundle whose latency is only predicted is completed by it: the measurement and the device are
@@ -243,7 +246,7 @@ def bench(subject: ModelLike | Path, *, target: Target, input_shape: Sequence[in
     Args:
         subject: a bundle folder, an ``.onnx`` file, or (with ``input_shape``) a model.
         target: where to measure.
-        input_shape: of one input, batch first, for a model.
+        input_shape: of a model, as in :func:`profile`.
 
     Raises:
         InputError: no such thing, or it cannot be opened.
@@ -319,16 +322,16 @@ def report(run: Path, output: Path | None) -> tuple[Path, dict[str, Any]]:
 
 
 def _load(
-    model: ModelLike, input_shape: Sequence[int], target: Target, weights: Path | None, seed: int
-) -> tuple[nn.Module, torch.Tensor]:
-    """The model in eval mode and a random input of the target's batch size."""
-    target.check_batch(input_shape)
+    model: ModelLike, inputs: Inputs, target: Target, weights: Path | None, seed: int
+) -> tuple[nn.Module, Example]:
+    """The model in eval mode and an example input of the target's batch size."""
+    for one in described(inputs):
+        target.check_batch(one.shape)
     torch.manual_seed(seed)
     module = load_model(model)
     if weights is not None:
         load_weights(module, weights)
-    generator = torch.Generator().manual_seed(seed)
-    return module.eval(), torch.randn((target.batch, *tuple(input_shape)[1:]), generator=generator)
+    return module.eval(), example_for(module, inputs, batch=target.batch, seed=seed)
 
 
 def _brief(latency: dict[str, Any]) -> dict[str, Any]:

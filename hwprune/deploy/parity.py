@@ -10,8 +10,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from hwprune.deploy.engine import Engine, run_engine
-from hwprune.deploy.reference import as_inputs, reference_outputs
+from hwprune.deploy.reference import reference_outputs
 from hwprune.errors import InputError, ParityError
+from hwprune.network.forward import Example, tensors_in
 
 RELATIVE_L2 = {"fp32": 1e-4, "fp16": 1e-2}  # fp32 engines show 5e-7; a wrong operator shows 1e-2 and more
 TIE = 1e-5  # a top-1 margin below this part of the logits' norm is left to rounding
@@ -110,14 +111,15 @@ class _Output:
         return _over(self.worst_value, math.sqrt(max(variance, 0.0)))
 
 
-def compare(model: nn.Module, engine: Engine, batches: Iterable[Tensor | tuple[Tensor, ...]]) -> Parity:
+def compare(model: nn.Module, engine: Engine, batches: Iterable[Example]) -> Parity:
     """Run model and engine on the same inputs.
 
     Args:
         model: the reference, run in evaluation mode in its own precision; it is left as it was.
         engine: opened by a runtime.
-        batches: the inputs of ``forward`` (no labels): a tensor, or a tuple of tensors for a model with
-            several inputs; any batch. Real inputs: noise does not reach what a trained network reacts to.
+        batches: the inputs of ``forward`` (no labels): a tensor, or for a model with several inputs a tuple of
+            tensors or a dictionary of them by name; any batch. Real inputs: noise does not reach what a trained
+            network reacts to.
 
     Raises:
         InputError: no batch was given, or the engine cannot take it.
@@ -128,14 +130,13 @@ def compare(model: nn.Module, engine: Engine, batches: Iterable[Tensor | tuple[T
     outputs: list[_Output] = []
     samples = agreed = ties = 0
     for batch in batches:
-        inputs = as_inputs(batch)
-        reference, found = reference_outputs(model, inputs), run_engine(engine, inputs)
+        reference, found = reference_outputs(model, batch), run_engine(engine, batch)
         if len(reference) != len(found):
             raise ParityError(
                 f"the engine has {len(found)} outputs, the model {len(reference)}", hint="export the same model"
             )
         outputs = outputs or [_Output() for _ in reference]
-        size = inputs[0].shape[0]
+        size = tensors_in(batch)[0].shape[0]
         samples += size
         for output, r, e in zip(outputs, reference, found, strict=True):
             output.add(r, e, size)

@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils.weak import WeakIdKeyDictionary
 
 from hwprune.errors import ModelError
-from hwprune.network.forward import Example, as_arguments, tensors_of, undisturbed
+from hwprune.network.forward import Example, call, cloned, shapes_of, tensors_in, tensors_of, undisturbed
 from hwprune.network.surgery import sizes_in
 
 Source = Literal["parameter", "buffer", "input", "alias", "constant", "computed"]
@@ -223,7 +223,7 @@ def record(model: nn.Module, example: Example, deadline: Deadline) -> Recording:
 
     Args:
         model: not modified, but for what its own forward does to it.
-        example: one tensor per positional argument of ``forward``, batch first.
+        example: the arguments of ``forward``, batch first: a tensor, a tuple, or a dictionary by name.
         deadline: when to give up.
 
     Returns:
@@ -232,9 +232,9 @@ def record(model: nn.Module, example: Example, deadline: Deadline) -> Recording:
     Raises:
         ModelError: forward fails (the message names the module), or time is up.
     """
-    arguments = as_arguments(example)
+    arguments = cloned(example)
     recorder = _Recorder(model, deadline)
-    for argument in arguments:
+    for argument in tensors_in(arguments):
         recorder.add(argument, "input")
     with ExitStack() as hooks, undisturbed(model):
         for path, module in model.named_modules():
@@ -245,13 +245,12 @@ def record(model: nn.Module, example: Example, deadline: Deadline) -> Recording:
             hooks.callback(leave.remove)
         try:
             with recorder, _Whole(recorder):
-                output = model(*arguments)
+                output = call(model, arguments)
         except ModelError:
             raise
         except Exception as error:
-            shapes = ", ".join(str(tuple(argument.shape)) for argument in arguments)
             raise ModelError(
-                f"the model's forward failed on an input of shape {shapes}, in "
+                f"the model's forward failed on an input of shape {shapes_of(arguments)}, in "
                 f"{recorder.stack[-1][0] or 'the model itself'}: {type(error).__name__}: {error}",
                 hint="check the input shape (batch first) and that the model runs in evaluation mode",
             ) from error

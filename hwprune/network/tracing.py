@@ -31,7 +31,8 @@ def trace(model: nn.Module, example: Example, *, verify: bool = True, deadline_s
 
     Args:
         model: left as it is (parameters, buffers, mode, random state).
-        example: one tensor per positional argument of ``forward``, batch first.
+        example: the arguments of ``forward``, batch first: a tensor, a tuple of tensors by position, or a dictionary
+            of them by name.
         verify: try the cuts. Without it, a size written into the model's code goes unnoticed until
             :func:`~hwprune.network.verify_cut`.
         deadline_s: give up after this many seconds.

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from hwprune.errors import SurgeryError
-from hwprune.network.forward import Example, as_arguments, outputs_of, random_like, undisturbed
+from hwprune.network.forward import Example, call, cloned, outputs_of, random_like, undisturbed
 from hwprune.network.masking import masked
 from hwprune.network.network import ChannelGroup, Network
 from hwprune.network.recording import Deadline
@@ -141,7 +141,7 @@ def _adapt_statistics(model: nn.Module, example: Example) -> None:
             for norm in norms:
                 norm.momentum = 1.0
                 norm.train()
-            model(*as_arguments(example))
+            call(model, cloned(example))
         finite = all(buffer.isfinite().all() for norm in norms for buffer in norm.buffers())
     except (RuntimeError, ValueError):  # one value per channel has no variance
         finite = False
