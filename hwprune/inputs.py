@@ -36,7 +36,8 @@ class Input:
     def __post_init__(self) -> None:
         if not self.shape or any(size < 1 for size in self.shape):
             raise InputError(
-                f"input shape {self.shape} has no batch, or a size below 1", hint=f"batch first, such as {EXAMPLES}"
+                f"input shape {self.shape} is not a shape: it has no batch, or a size below 1",
+                hint=f"batch first, such as {EXAMPLES}",
             )
         if self.name is not None and not self.name.isidentifier():
             raise InputError(f"input name {self.name!r} is no name of an argument", hint=f"such as {EXAMPLES}")

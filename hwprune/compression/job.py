@@ -139,7 +139,7 @@ def prepare(
         table = LatencyTable.load(config.table)
     _check_target(config, target, runtime, table)
     progress.say(f"reading the model {config.model} and the data {config.data}")
-    dense = _dense(config, model, state)
+    dense = _dense(config, model, state, progress)
     data = data or load_data(config.data, input_shape=config.input_shape, seed=config.seed)
     example = _example(dense, data, config.inputs, target.batch)
     network = trace(dense, example)
@@ -160,8 +160,12 @@ def prepare(
     return job
 
 
-def _dense(config: CompressConfig, model: nn.Module | None, state: dict[str, torch.Tensor] | None) -> nn.Module:
-    dense = copied(model) if model is not None else load_model(config.model)
+def _dense(
+    config: CompressConfig, model: nn.Module | None, state: dict[str, torch.Tensor] | None, progress: Progress
+) -> nn.Module:
+    dense = load_model(config.model if model is None else model, say=progress.say)
+    if model is not None:
+        dense = copied(dense)
     if state is not None:
         _restore(dense, state)
     elif config.weights is not None:

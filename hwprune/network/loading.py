@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from hwprune.errors import InputError, ModelError
+from hwprune.network.wrappers import unwrapped
 from hwprune.network.zoo import ZOO
 
 _FORMS = "path/to/file.py:factory, package.module:factory, zoo:NAME, timm:NAME or torchvision:NAME"
@@ -29,17 +30,24 @@ _NESTING = ("state_dict", "model_state_dict", "model")
 _WRAPPERS = ("module.", "_orig_mod.")
 
 
-def load_model(spec: str | nn.Module | Callable[[], nn.Module]) -> nn.Module:
-    """Make the model that ``spec`` names.
+def load_model(
+    spec: str | nn.Module | Callable[[], nn.Module], *, say: Callable[[str], None] | None = None
+) -> nn.Module:
+    """Make the model that ``spec`` names, without what it may be wrapped in (:func:`~.wrappers.unwrapped`).
 
     Args:
         spec: ``path/to/file.py:factory``, ``package.module:factory``, ``zoo:NAME``, ``timm:NAME``,
             ``torchvision:NAME`` (the latter two with random weights), a function without arguments, or
-            a module (returned as it is).
+            a module.
+        say: told what was taken off; without it, a warning tells.
 
     Raises:
         ModelError: unknown, cannot be imported, or does not give a ``torch.nn.Module``.
     """
+    return unwrapped(_loaded(spec), say)
+
+
+def _loaded(spec: str | nn.Module | Callable[[], nn.Module]) -> nn.Module:
     if isinstance(spec, nn.Module):
         return spec
     if not isinstance(spec, str):

@@ -238,7 +238,7 @@ def record(model: nn.Module, example: Example, deadline: Deadline) -> Recording:
         recorder.add(argument, "input")
     with ExitStack() as hooks, undisturbed(model):
         for path, module in model.named_modules():
-            builtin = type(module).__module__.startswith("torch.nn.") and not any(module.children())
+            builtin = type(module).__module__.startswith("torch.nn.") and next(module.children(), None) is None
             enter = module.register_forward_pre_hook(_entering(recorder, path, builtin), prepend=True)
             leave = module.register_forward_hook(_leaving(recorder))
             hooks.callback(enter.remove)

@@ -19,6 +19,7 @@ from hwprune.network.recording import Deadline, Recording, record
 from hwprune.network.surgery import copied
 from hwprune.network.tensors import Constants, activations
 from hwprune.network.trial import failures
+from hwprune.network.wrappers import unwrapped
 
 
 def trace(model: nn.Module, example: Example, *, verify: bool = True, deadline_s: float = 60.0) -> Network:
@@ -30,7 +31,8 @@ def trace(model: nn.Module, example: Example, *, verify: bool = True, deadline_s
     result is compared with the masked original; groups that fail are frozen with the failure as reason.
 
     Args:
-        model: left as it is (parameters, buffers, mode, random state).
+        model: left as it is (parameters, buffers, mode, random state). Of one that is wrapped for compiling or for
+            training on several devices, the model inside is traced, and names are as in that.
         example: the arguments of ``forward``, batch first: a tensor, a tuple of tensors by position, or a dictionary
             of them by name.
         verify: try the cuts. Without it, a size written into the model's code goes unnoticed until
@@ -43,7 +45,7 @@ def trace(model: nn.Module, example: Example, *, verify: bool = True, deadline_s
     Raises:
         ModelError: the model cannot be copied, its forward fails, or time is up.
     """
-    deadline = Deadline(deadline_s)
+    model, deadline = unwrapped(model), Deadline(deadline_s)
     working = copied(model)
     recording = record(working, example, deadline)
     found = _Reading(recording)

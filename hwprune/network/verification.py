@@ -13,6 +13,7 @@ from hwprune.errors import SurgeryError
 from hwprune.network.forward import Example, outputs_of, random_like
 from hwprune.network.masking import masked
 from hwprune.network.network import Network
+from hwprune.network.wrappers import unwrapped
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ def verify_cut(
     Raises:
         SurgeryError: the first check that fails, with its numbers.
     """
+    original = unwrapped(original)
     expected = _check_sizes(original, smaller, network.cuts(kept))
     count = sum(parameter.numel() for parameter in smaller.parameters())
     if count != expected:
