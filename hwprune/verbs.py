@@ -18,6 +18,7 @@ from torch import nn
 from hwprune.budget import Plan
 from hwprune.compression import Progress, RunFolder
 from hwprune.deploy import Bundle, check_deliverable, compare, export_onnx, measure_one, verify, write_bundle
+from hwprune.deploy.parity import held_to
 from hwprune.deploy.profiling import Method, pack_model, profile_model, unpack_model
 from hwprune.errors import BundleError, InputError
 from hwprune.files import replacing_folder
@@ -188,7 +189,7 @@ def export(
         export_onnx(dense, example, engine_file)
         engine = runtime_for(chosen).open(engine_file, chosen)
         parity = compare(dense, engine, [example])
-        parity.check(chosen.precision)
+        parity.check(held_to(dense, chosen.precision))
         latency = measure_one(engine_file, chosen).latency
         manifest = {
             "parity": parity.to_dict(),

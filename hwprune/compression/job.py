@@ -166,6 +166,11 @@ def _dense(
     dense = load_model(config.model if model is None else model, say=progress.say)
     if model is not None:
         dense = copied(dense)
+    if floating_type(dense) in (torch.float16, torch.bfloat16):
+        raise ModelError(
+            f"the model is in {str(floating_type(dense)).removeprefix('torch.')}, in which compress cannot train it",
+            hint="give it in float32 (model.float()), and a target of precision fp16 for an engine in half",
+        )
     if state is not None:
         _restore(dense, state)
     elif config.weights is not None:

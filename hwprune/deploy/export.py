@@ -134,7 +134,10 @@ def _checked(proto: onnx.ModelProto, expected: tuple[Tensor, ...]) -> bytes:
         proto = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ModelError(
-            f"the exported graph is not valid ONNX: {first_line(error)}", hint="report this model to hwprune"
+            f"the exported graph is not valid ONNX: {first_line(error)}",
+            hint="many operators of ONNX have no bfloat16: export the model in float16 or float32"
+            if "bfloat16" in str(error)
+            else "report this model to hwprune",
         ) from error
     for port, tensor in zip(proto.graph.output, expected, strict=True):
         shape = tuple(dim.dim_value for dim in port.type.tensor_type.shape.dim)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from hwprune.deploy.engine import Engine, run_engine
@@ -16,6 +17,12 @@ from hwprune.network.forward import Example, tensors_in
 
 RELATIVE_L2 = {"fp32": 1e-4, "fp16": 1e-2}  # fp32 engines show 5e-7; a wrong operator shows 1e-2 and more
 TIE = 1e-5  # a top-1 margin below this part of the logits' norm is left to rounding
+
+
+def held_to(model: nn.Module, precision: str) -> str:
+    """The precision whose gate an engine must pass: the target's, or ``fp16`` if the model itself is in half."""
+    halves = any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in model.parameters())
+    return "fp16" if halves and precision == "fp32" else precision
 
 
 @dataclass(frozen=True, kw_only=True)

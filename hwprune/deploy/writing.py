@@ -15,7 +15,7 @@ from torch import nn
 
 from hwprune.deploy.bundle import SCHEMA_VERSION, Bundle, sealed, verify
 from hwprune.deploy.engine import Engine, in_order
-from hwprune.deploy.parity import RELATIVE_L2, compare
+from hwprune.deploy.parity import RELATIVE_L2, compare, held_to
 from hwprune.deploy.reference import reference_outputs
 from hwprune.errors import BundleError, InputError, ParityError
 from hwprune.files import replacing_folder, write_atomic, write_json
@@ -82,8 +82,9 @@ def write_bundle(
     runtime = runtime_for(target)
     opened, name = runtime.open(content, target), _FILE[runtime.model_format]
     parity = compare(model, opened, [example])
-    parity.check(target.precision)
-    golden, ports = _golden(opened, model, _first_batch(opened, example), RELATIVE_L2[target.precision])
+    precision = held_to(model, target.precision)
+    parity.check(precision)
+    golden, ports = _golden(opened, model, _first_batch(opened, example), RELATIVE_L2[precision])
     document = {
         **_about_engine(opened, target, name),
         "golden": ports,

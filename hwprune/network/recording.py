@@ -252,11 +252,19 @@ def record(model: nn.Module, example: Example, deadline: Deadline) -> Recording:
             raise ModelError(
                 f"the model's forward failed on an input of shape {shapes_of(arguments)}, in "
                 f"{recorder.stack[-1][0] or 'the model itself'}: {type(error).__name__}: {error}",
-                hint="check the input shape (batch first) and that the model runs in evaluation mode",
+                hint=_hint(model),
             ) from error
         recorder.recording.sizes = sizes_in(model)
         recorder.recording.outputs = tuple(recorder.ref(tensor) for tensor in tensors_of(output))
     return recorder.recording
+
+
+def _hint(model: nn.Module) -> str:
+    halves = {parameter.dtype for parameter in model.parameters()} & {torch.float16, torch.bfloat16}
+    if halves:
+        named = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in halves))
+        return f"check shapes and types of the inputs; what cannot run in {named} here can in float32: model.float()"
+    return "check shapes (batch first) and types of the inputs, and that the model runs in evaluation mode"
 
 
 def _entering(recorder: _Recorder, path: str, builtin: bool) -> Any:

@@ -15,9 +15,8 @@ from hwprune.network.masking import masked
 from hwprune.network.network import ChannelGroup, Network
 from hwprune.network.recording import Deadline
 from hwprune.network.surgery import copied, cut
-from hwprune.network.verification import compare_outputs, verify_cut
+from hwprune.network.verification import compare_outputs, tolerance_for, verify_cut
 
-TOLERANCE = 1e-4
 _ANSWERS = 0.01  # relative change of the output between two inputs that is enough to see errors
 
 
@@ -59,7 +58,7 @@ def failures(model: nn.Module, network: Network, example: Example, deadline: Dea
             pending += [chosen[half:], chosen[:half]]
     if accepted:
         kept = _halves(accepted)
-        verify_cut(model, cut(model, network.cuts(kept)), network, kept, example, tolerance=TOLERANCE)
+        verify_cut(model, cut(model, network.cuts(kept)), network, kept, example)
     return reasons
 
 
@@ -68,7 +67,7 @@ def _failure(model: nn.Module, network: Network, groups: Sequence[ChannelGroup],
     kept = _halves(groups)
     smaller = cut(model, network.cuts(kept))
     try:
-        compare_outputs(lambda: masked(model, network, kept), smaller, example, tolerance=TOLERANCE)
+        compare_outputs(lambda: masked(model, network, kept), smaller, example, tolerance=tolerance_for(model))
     except SurgeryError as error:
         return error.message
     return None
@@ -127,7 +126,7 @@ def _response(model: nn.Module, example: Example) -> float:
         if not (one.isfinite().all() and other.isfinite().all()):
             return -1.0
         scale = max(one.abs().max().item(), other.abs().max().item())
-        worst = max(worst, (one - other).abs().max().item() / scale if scale else 0.0)
+        worst = max(worst, (one.double() - other.double()).abs().max().item() / scale if scale else 0.0)
     return worst
 
 
