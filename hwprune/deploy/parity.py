@@ -82,6 +82,7 @@ class _Output:
 
     def __init__(self) -> None:
         self.count = self.samples = 0
+        self.whole = False
         self.sum = self.squares = self.engine_squares = self.product = 0.0
         self.worst_sample = self.worst_value = 0.0
 
@@ -95,6 +96,7 @@ class _Output:
         rows = samples if reference.dim() and reference.shape[0] == samples else 1
         r, e = reference.double().reshape(rows, -1), engine.double().reshape(rows, -1)
         error = (e - r).abs()
+        self.whole = not reference.is_floating_point()
         self.count += r.numel()
         self.samples += rows
         self.sum += float(r.sum())
@@ -110,6 +112,8 @@ class _Output:
 
     @property
     def cosine(self) -> float:
+        if not self.squares and not self.engine_squares:
+            return 1.0
         return self.product / math.sqrt(self.squares * self.engine_squares) if self.product else 0.0
 
     @property
@@ -151,7 +155,7 @@ def compare(model: nn.Module, engine: Engine, batches: Iterable[Example]) -> Par
         agreed, ties = agreed + same, ties + tied
     if not samples:
         raise InputError("there is no input to compare the engine with the model on", hint="give at least one batch")
-    if any(output.squares == 0 for output in outputs):
+    if any(output.squares == 0 and not output.whole for output in outputs):
         raise ParityError(
             "the model returns zeros for every sample: the comparison says nothing", hint="use real inputs and weights"
         )
