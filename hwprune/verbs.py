@@ -151,6 +151,7 @@ def load(source: Plan | Path | str, model: nn.Module) -> nn.Module:
     Raises:
         InputError: the plan does not fit the model, or there is no such run.
     """
+    model = load_model(model)  # without what it may be wrapped in
     if isinstance(source, Plan):
         return cut(model, source.cuts)
     path = Path(source)

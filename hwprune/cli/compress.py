@@ -34,7 +34,9 @@ def command(
     output: Annotated[Path, typer.Option(help="Folder of the run; new or empty.")],
     model: Annotated[
         str | None,
-        typer.Option(help="file.py:factory, package.module:factory, zoo:NAME, timm:NAME or torchvision:NAME."),
+        typer.Option(
+            help="file.py:factory, package:factory, zoo:NAME, timm:NAME, torchvision:NAME, transformers:FOLDER."
+        ),
     ] = None,
     input_shape: Annotated[list[str] | None, typer.Option(help=INPUTS)] = None,
     data: Annotated[

@@ -89,7 +89,7 @@ Config = Annotated[
 Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0, max=2**32 - 1)]
 Model = Annotated[
     str,
-    typer.Option(help="file.py:factory, package.module:factory, zoo:NAME, timm:NAME or torchvision:NAME."),
+    typer.Option(help="file.py:factory, package:factory, zoo:NAME, timm:NAME, torchvision:NAME, transformers:FOLDER."),
 ]
 Weights = Annotated[Path | None, typer.Option(help=".safetensors, or .pt that holds tensors only.")]
 INPUTS = (

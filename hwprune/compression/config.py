@@ -42,7 +42,7 @@ class CompressConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
     model: str = Field(
-        description="path/to/file.py:factory, package.module:factory, zoo:NAME, timm:NAME, torchvision:NAME"
+        description="file.py:factory, package:factory, zoo:NAME, timm:NAME, torchvision:NAME or transformers:FOLDER"
     )
     input_shape: Annotated[tuple[int, ...] | str, BeforeValidator(_one_spelling)] = Field(
         description="shape of the input, batch first; several, or other types: ids=1,128:int64<30522;mask=1,128:int64"

@@ -111,9 +111,11 @@ def _tensors(output: Any) -> Iterator[torch.Tensor]:
             for field in fields(leaf):
                 yield from _tensors(getattr(leaf, field.name))
         elif leaf is not None and not isinstance(leaf, bool | int | float | complex | str | torch.dtype | torch.device):
+            kind = type(leaf).__name__
+            cache = "; a model of transformers without its cache: config.use_cache = False" if "Cache" in kind else ""
             raise ModelError(
-                f"the model's output contains a {type(leaf).__name__}, which cannot be looked into for tensors",
-                hint="return a tensor, tuple, list, dict or dataclass of tensors",
+                f"the model's output contains a {kind}, which cannot be looked into for tensors",
+                hint=f"return a tensor, tuple, list, dict or dataclass of tensors{cache}",
             )
 
 

@@ -159,7 +159,8 @@ def misfit(sample: Any, inputs: Sequence[Input]) -> str | None:
     if isinstance(sample, Mapping):
         given = dict(sample)
     else:
-        given = {None: sample} if isinstance(sample, Tensor) else dict(enumerate(sample))
+        parts = [sample] if isinstance(sample, Tensor) else sample
+        given = {None: parts[0]} if len(parts) == 1 else dict(enumerate(parts))
     asked: dict[str | int | None, Input]
     asked = {one.name or (place if len(inputs) > 1 else None): one for place, one in enumerate(inputs)}
     if given.keys() != asked.keys():

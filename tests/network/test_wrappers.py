@@ -11,6 +11,8 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
+import hwprune
+from hwprune.budget import Plan
 from hwprune.compression import CompressConfig, Progress
 from hwprune.compression.job import prepare
 from hwprune.deploy import export_onnx
@@ -56,6 +58,14 @@ def test_what_is_inside_is_read_and_that_is_told(wrapping: str) -> None:
     with pytest.warns(ModelWarning, match="names are as in it"):
         network = trace(wrapped, IMAGE)
     assert network.dense_widths == trace(model, IMAGE).dense_widths
+
+
+def test_a_plan_is_replayed_on_what_is_inside() -> None:
+    model = build()
+    plan = Plan(widths={"0": 3}, cuts=trace(model, IMAGE).cuts({"0": [1, 4, 9]}))
+    with pytest.warns(ModelWarning):
+        smaller = hwprune.load(plan, nn.DataParallel(model))
+    assert smaller.state_dict()["0.weight"].shape == (3, 3, 3, 3)
 
 
 def test_a_module_that_only_has_such_an_attribute_is_left_alone() -> None:
