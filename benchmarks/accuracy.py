@@ -82,8 +82,8 @@ def torch_prunings(options: argparse.Namespace, budget: float, seed: int) -> dic
     target, task = load_target(options.target), ClassificationTask()
     model = load_model(options.model)
     load_weights(model, Path(options.weights))
-    data = load_data(options.data, input_shape=config.input_shape, seed=seed)
-    example, settings = torch.randn(config.input_shape), _training(config, config.epochs + config.prune_epochs)
+    data = load_data(options.data, input_shape=config.inputs[0].shape, seed=seed)
+    example, settings = torch.randn(config.inputs[0].shape), _training(config, config.epochs + config.prune_epochs)
     baseline_accuracy = evaluate_model(model.eval(), data, task)
     with tempfile.TemporaryDirectory() as folder:
         dense = Path(folder) / "dense.onnx"
@@ -127,7 +127,7 @@ def pretrain(options: argparse.Namespace) -> None:
     config = config_of(options, "joint", 1.0, 0, Path("unused"))
     torch.manual_seed(0)
     model = load_model(options.model)
-    data = load_data(options.data, input_shape=config.input_shape, seed=0)
+    data = load_data(options.data, input_shape=config.inputs[0].shape, seed=0)
     settings = dataclasses.replace(
         _training(config, options.pretrain), learning_rate=options.pretrain_rate, warmup=options.pretrain / 4
     )

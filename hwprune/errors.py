@@ -14,6 +14,8 @@ The hierarchy::
     ├── MeasurementError        the device was too busy to measure
     ├── SurgeryError            a cut network failed its own verification
     └── ParityError             an exported engine does not compute what the model computes
+
+Beside it, :class:`ModelWarning` tells what was made of a model that is not taken as it was given.
 """
 
 from __future__ import annotations
@@ -39,6 +41,10 @@ class InputError(HwpruneError):
 
 class ModelError(InputError):
     """The model cannot be loaded, run or traced."""
+
+
+class ModelWarning(UserWarning):
+    """The model was given in a form that is not taken as it is; says what is taken instead."""
 
 
 class DataError(InputError):

@@ -1,6 +1,6 @@
 """The verbs that do not compress: inspect, profile, predict, export, bench, load, report.
 
-Each takes what a user names (a model, a shape, a target) and returns a frozen value or the document
+Each takes what a user names (a model, its inputs, a target) and returns a frozen value or the document
 that the command line prints with ``--json``.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from torch import nn
 from hwprune.budget import Plan
 from hwprune.compression import Progress, RunFolder
 from hwprune.deploy import Bundle, check_deliverable, compare, export_onnx, measure_one, verify, write_bundle
+from hwprune.deploy.parity import held_to
 from hwprune.deploy.profiling import Method, pack_model, profile_model, unpack_model
 from hwprune.errors import BundleError, InputError
 from hwprune.files import replacing_folder, write_atomic
@@ -26,20 +26,20 @@ from hwprune.footprint import Footprint, footprint
 from hwprune.latency import LatencyTable, Prediction
 from hwprune.latency import predict as predict_layers
 from hwprune.network import cut, inspection, load_model, load_weights, trace
+from hwprune.network.forward import Example
+from hwprune.network.inputs import Inputs, described, example_for
 from hwprune.targets import Target, load_target, runtime_for
 from hwprune.targets.connection import device_at
 
 ModelLike = str | nn.Module
 
 
-def inspect(
-    model: ModelLike, *, input_shape: Sequence[int], svg: Path | str | None = None, seed: int = 0
-) -> dict[str, Any]:
+def inspect(model: ModelLike, *, input_shape: Inputs, svg: Path | str | None = None, seed: int = 0) -> dict[str, Any]:
     """Say what can be cut from a model, what that is worth, and what cannot be cut and why.
 
     Args:
         model: a module, or how to find one (``file.py:factory``, ``zoo:NAME``…).
-        input_shape: of one input, batch first.
+        input_shape: of one input, batch first, or as in :func:`profile`.
         svg: where to draw the network with its channel groups.
         seed: of random weights and inputs.
 
@@ -53,7 +53,7 @@ def inspect(
     """
     from hwprune.report import network_svg
 
-    any_device = Target(name="inspect", batch=input_shape[0])
+    any_device = Target(name="inspect", batch=described(input_shape)[0].shape[0])
     document = inspection(trace(*_load(model, input_shape, any_device, None, seed)))
     if svg is not None:
         title = model if isinstance(model, str) else type(model).__name__
@@ -64,7 +64,7 @@ def inspect(
 def profile(
     model: ModelLike,
     *,
-    input_shape: Sequence[int],
+    input_shape: Inputs,
     target: str | Path | Target = "local-onnxruntime",
     method: Method = "in-context",
     points: int = 5,
@@ -76,7 +76,9 @@ def profile(
 
     Args:
         model: a module, or how to find one (``file.py:factory``, ``zoo:NAME``…); its weights do not matter.
-        input_shape: of one input, batch first; the target's batch size replaces the first number.
+        input_shape: of one input, batch first (the target's batch size replaces the first number); for several
+            inputs or other types the text that the command line takes, or an example: a tensor, a tuple of tensors or
+            a dictionary of them by the names of ``forward``'s arguments.
         target: where to measure.
         method: ``in-context``, from whole networks of many widths; ``alone``, every kind of layer by itself.
         points: of method ``alone``: samples per channel dimension of a layer.
@@ -85,7 +87,7 @@ def profile(
         progress: where to say what is going on.
 
     Raises:
-        InputError: the model, shape or target is wrong.
+        InputError: the model, inputs or target is wrong.
         MeasurementError: the device was too busy.
     """
     progress = progress or Progress(quiet=True)
@@ -101,19 +103,19 @@ def profile(
 
 
 def pack_profile(
-    model: ModelLike, *, input_shape: Sequence[int], target: str | Path | Target, path: Path, seed: int = 0
+    model: ModelLike, *, input_shape: Inputs, target: str | Path | Target, path: Path, seed: int = 0
 ) -> dict[str, Any]:
     """Write a kit that measures a latency table on a device that cannot be reached from here.
 
     Args:
         model: a module, or how to find one; its weights do not matter.
-        input_shape: of one input, batch first.
+        input_shape: as in :func:`profile`.
         target: the device.
         path: the kit, a tar file.
         seed: of random inputs and widths.
 
     Raises:
-        InputError: the model, shape or target is wrong, or the kit cannot be written.
+        InputError: the model, inputs or target is wrong, or the kit cannot be written.
     """
     chosen = load_target(target)
     dense, example = _load(model, input_shape, chosen, None, seed)
@@ -124,7 +126,7 @@ def pack_profile(
 def predict(
     model: ModelLike,
     *,
-    input_shape: Sequence[int],
+    input_shape: Inputs,
     table: LatencyTable | Path | str,
     plan: Plan | Path | None = None,
 ) -> Prediction:
@@ -132,13 +134,13 @@ def predict(
 
     Args:
         model: a module, or how to find one.
-        input_shape: of one input, batch first.
+        input_shape: as in :func:`profile`.
         table: of the device.
         plan: predict the network cut to it.
 
     Raises:
         MissingLatencyError: the table lacks a layer; names it and how to measure it.
-        InputError: the model, shape, table or plan is wrong.
+        InputError: the model, inputs, table or plan is wrong.
     """
     return predict_all(model, input_shape=input_shape, table=table, plan=plan)[0]
 
@@ -146,7 +148,7 @@ def predict(
 def predict_all(
     model: ModelLike,
     *,
-    input_shape: Sequence[int],
+    input_shape: Inputs,
     table: LatencyTable | Path | str,
     plan: Plan | Path | None = None,
 ) -> tuple[Prediction, Footprint]:
@@ -176,6 +178,7 @@ def load(source: Plan | Path | str, model: nn.Module) -> nn.Module:
     Raises:
         InputError: the plan does not fit the model, or there is no such run.
     """
+    model = load_model(model)  # without what it may be wrapped in
     if isinstance(source, Plan):
         return cut(model, source.cuts)
     path = Path(source)
@@ -189,7 +192,7 @@ def load(source: Plan | Path | str, model: nn.Module) -> nn.Module:
 def export(
     model: ModelLike,
     *,
-    input_shape: Sequence[int],
+    input_shape: Inputs,
     output: Path,
     weights: Path | None = None,
     target: str | Path | Target = "local-onnxruntime",
@@ -200,7 +203,7 @@ def export(
     Without a data set, parity is checked on random inputs, and no accuracy is recorded.
 
     Raises:
-        InputError: the model, shape, target or output is wrong.
+        InputError: the model, inputs, target or output is wrong.
         ParityError: the engine does not compute what the model computes.
         MeasurementError: the device was too busy.
     """
@@ -214,7 +217,7 @@ def export(
         export_onnx(dense, example, engine_file)
         engine = runtime_for(chosen).open(engine_file, chosen)
         parity = compare(dense, engine, [example])
-        parity.check(chosen.precision)
+        parity.check(held_to(dense, chosen.precision))
         latency = measure_one(engine_file, chosen).latency
         manifest = {
             "parity": parity.to_dict(),
@@ -263,7 +266,7 @@ def bench_target(
     return chosen
 
 
-def bench(subject: ModelLike | Path, *, target: Target, input_shape: Sequence[int] | None = None) -> dict[str, Any]:
+def bench(subject: ModelLike | Path, *, target: Target, input_shape: Inputs | None = None) -> dict[str, Any]:
     """Measure an engine, a bundle or a model on a target.
 
     A bundle whose latency is only predicted is completed by it: the measurement and the device are
@@ -272,7 +275,7 @@ def bench(subject: ModelLike | Path, *, target: Target, input_shape: Sequence[in
     Args:
         subject: a bundle folder, an ``.onnx`` file, or (with ``input_shape``) a model.
         target: where to measure.
-        input_shape: of one input, batch first, for a model.
+        input_shape: of a model, as in :func:`profile`.
 
     Raises:
         InputError: no such thing, or it cannot be opened.
@@ -348,16 +351,16 @@ def report(run: Path, output: Path | None) -> tuple[Path, dict[str, Any]]:
 
 
 def _load(
-    model: ModelLike, input_shape: Sequence[int], target: Target, weights: Path | None, seed: int
-) -> tuple[nn.Module, torch.Tensor]:
-    """The model in eval mode and a random input of the target's batch size."""
-    target.check_batch(input_shape)
+    model: ModelLike, inputs: Inputs, target: Target, weights: Path | None, seed: int
+) -> tuple[nn.Module, Example]:
+    """The model in eval mode and an example input of the target's batch size."""
+    for one in described(inputs):
+        target.check_batch(one.shape)
     torch.manual_seed(seed)
     module = load_model(model)
     if weights is not None:
         load_weights(module, weights)
-    generator = torch.Generator().manual_seed(seed)
-    return module.eval(), torch.randn((target.batch, *tuple(input_shape)[1:]), generator=generator)
+    return module.eval(), example_for(module, inputs, batch=target.batch, seed=seed)
 
 
 def _brief(latency: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from hwprune.cli.options import Batch, Config, Json, Precision, Seed, Threads, parse_shape
+from hwprune.cli.options import Batch, Config, InputShapeOfModel, Json, Precision, Seed, Threads, inputs_in
 from hwprune.cli.output import emit, milliseconds
 
 NAME = "bench"
@@ -15,7 +15,7 @@ NAME = "bench"
 def command(
     subject: Annotated[str | None, typer.Argument(help="A bundle folder or an .onnx file.")] = None,
     model: Annotated[str | None, typer.Option(help="A model instead (file.py:factory, …).")] = None,
-    input_shape: Annotated[str | None, typer.Option(help="With --model: 1,3,224,224.")] = None,
+    input_shape: InputShapeOfModel = None,
     target: Annotated[
         str | None, typer.Option(help="Known target or TOML file; the bundle's own, or local-onnxruntime, if absent.")
     ] = None,
@@ -34,14 +34,14 @@ def command(
         raise InputError(
             "bench measures one thing", hint="give a bundle or an .onnx file, or --model with --input-shape"
         )
-    if model is not None and input_shape is None:
+    if model is not None and not input_shape:
         raise InputError("--model needs --input-shape", hint="such as --input-shape 1,3,224,224")
-    if model is None and input_shape is not None:
+    if model is None and input_shape:
         raise InputError("--input-shape goes with --model", hint="an engine has its own shape; leave it out")
     chosen = bench_target(subject, target, threads=threads, precision=precision, batch=batch)
     document = bench(
         subject or model or "",
-        input_shape=parse_shape(input_shape) if input_shape else None,
+        input_shape=inputs_in(input_shape) if input_shape else None,
         target=chosen,
     )
     text = milliseconds(document["latency_ms"])

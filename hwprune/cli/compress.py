@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hwprune.cli.options import Batch, Config, Json, Precision, Seed, TargetName, Threads, Weights, given, parse_shape
+from hwprune.cli.options import (
+    INPUTS,
+    Batch,
+    Config,
+    Json,
+    Precision,
+    Seed,
+    TargetName,
+    Threads,
+    Weights,
+    given,
+    inputs_in,
+)
 from hwprune.cli.output import emit
 from hwprune.errors import InputError
 
@@ -22,9 +34,11 @@ def command(
     output: Annotated[Path, typer.Option(help="Folder of the run; new or empty.")],
     model: Annotated[
         str | None,
-        typer.Option(help="file.py:factory, package.module:factory, zoo:NAME, timm:NAME or torchvision:NAME."),
+        typer.Option(
+            help="file.py:factory, package:factory, zoo:NAME, timm:NAME, torchvision:NAME, transformers:FOLDER."
+        ),
     ] = None,
-    input_shape: Annotated[str | None, typer.Option(help="Shape of one input, batch first: 1,3,224,224.")] = None,
+    input_shape: Annotated[list[str] | None, typer.Option(help=INPUTS)] = None,
     data: Annotated[
         str | None, typer.Option(help="ImageFolder directory, .parquet, .npz, digits, or file.py:factory.")
     ] = None,
@@ -73,9 +87,9 @@ def command(
     json: Json = False,
 ) -> int:
     """Compress a model to a budget that its exported engine meets, measured on the target."""
-    settings = {name: value for name, value in locals().items() if name in _SETTINGS and value is not None}
-    if input_shape is not None:
-        settings["input_shape"] = parse_shape(input_shape)
+    settings = {name: value for name, value in locals().items() if name in _SETTINGS and value not in (None, [])}
+    if input_shape:
+        settings["input_shape"] = inputs_in(input_shape)
     from hwprune.compression import Progress, Sweep, compress, read_config, resumed_config
 
     sweep = Sweep.load(output) if resume else Sweep.of(settings)

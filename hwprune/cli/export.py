@@ -10,6 +10,7 @@ import typer
 from hwprune.cli.options import (
     Batch,
     Config,
+    InputShapeOfModel,
     Json,
     Precision,
     Seed,
@@ -18,7 +19,7 @@ from hwprune.cli.options import (
     Weights,
     flags,
     given,
-    parse_shape,
+    inputs_in,
 )
 from hwprune.cli.output import emit, milliseconds
 
@@ -31,7 +32,7 @@ def command(
     output: Annotated[Path, typer.Option(help="The bundle folder to write; new or empty.")],
     run: Annotated[Path | None, typer.Argument(help="A folder that compress wrote.")] = None,
     model: Annotated[str | None, typer.Option(help="A model instead (file.py:factory, …).")] = None,
-    input_shape: Annotated[str | None, typer.Option(help="With --model: 1,3,224,224.")] = None,
+    input_shape: InputShapeOfModel = None,
     weights: Weights = None,
     target: TargetName = "local-onnxruntime",
     threads: Threads = None,
@@ -58,11 +59,11 @@ def command(
         document = copy_bundle(run, output)
         emit(document, as_json=json, text=str(output))
         return 0
-    if model is None or input_shape is None:
+    if model is None or not input_shape:
         raise InputError("--model needs --input-shape", hint="such as --input-shape 1,3,224,224")
     chosen = load_target(target, threads=threads, precision=precision, batch=batch)
     document = export(
-        model, input_shape=parse_shape(input_shape), output=output, weights=weights, target=chosen, seed=seed
+        model, input_shape=inputs_in(input_shape), output=output, weights=weights, target=chosen, seed=seed
     )
     emit(document, as_json=json, text=f"{output}: {milliseconds(document['latency_ms'])}")
     return 0

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hwprune.cli.options import Config, InputShape, Json, Model, Seed, parse_shape
+from hwprune.cli.options import Config, InputShape, Json, Model, Seed, inputs_in
 from hwprune.cli.output import emit
 
 NAME = "inspect"
@@ -23,7 +23,7 @@ def command(
     json: Json = False,
 ) -> int:
     """Show what can be cut from a model, what that is worth, and what cannot be cut and why."""
-    shape = parse_shape(input_shape)
+    shape = inputs_in(input_shape)
     from hwprune.cli.checks import check_output_file
     from hwprune.report import inspection_text
     from hwprune.verbs import inspect

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from hwprune.errors import InputError
+from hwprune.inputs import parse_inputs, spelled
 
 
 def _load_config(context: typer.Context, path: Path | None) -> Path | None:
@@ -31,7 +32,7 @@ def flags(names: Iterable[str]) -> str:
     return ", ".join(f"--{name.replace('_', '-')}" for name in sorted(names))
 
 
-def _read_toml(path: Path, context: typer.Context) -> dict[str, str]:
+def _read_toml(path: Path, context: typer.Context) -> dict[str, Any]:
     import difflib
     import tomllib
 
@@ -42,7 +43,7 @@ def _read_toml(path: Path, context: typer.Context) -> dict[str, str]:
             f"cannot read {path}: {error}", hint="give a TOML file with the same keys as the flags"
         ) from error
     known = {parameter.name: parameter for parameter in context.command.params if parameter.name != "config"}
-    values: dict[str, str] = {}
+    values: dict[str, Any] = {}
     for key, value in document.items():
         name = key.replace("-", "_")
         if name not in known:
@@ -53,7 +54,7 @@ def _read_toml(path: Path, context: typer.Context) -> dict[str, str]:
             )
         if name in values:
             raise InputError(f"{path}: {name!r} is given twice, with - and with _", hint="leave one of them out")
-        values[name] = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        values[name] = _as_typed(value, several=known[name].multiple)
         try:
             known[name].process_value(context, values[name])  # as if it had been typed
         except typer.BadParameter as error:
@@ -63,19 +64,21 @@ def _read_toml(path: Path, context: typer.Context) -> dict[str, str]:
     return values
 
 
-def parse_shape(text: str) -> tuple[int, ...]:
-    """Read ``1,3,224,224``.
+def _as_typed(value: Any, *, several: bool) -> str | list[str]:
+    """A value of a file as the words of a command line; a list is one word, or of text one for each."""
+    if several and isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return value
+    word = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return [word] if several else word
+
+
+def inputs_in(shapes: Sequence[str]) -> str | tuple[int, ...]:
+    """What ``--input-shape`` says, given once or several times: a shape, or text for more than that.
 
     Raises:
-        InputError: not comma-separated positive whole numbers.
+        InputError: it is malformed; see :func:`hwprune.inputs.parse_inputs`.
     """
-    try:
-        shape = tuple(int(part) for part in text.replace("x", ",").split(","))
-    except ValueError:
-        shape = ()
-    if len(shape) < 2 or any(size < 1 for size in shape):
-        raise InputError(f"input shape {text!r} is not a shape", hint="give sizes batch first, such as 1,3,224,224")
-    return shape
+    return spelled(parse_inputs(";".join(shapes)))
 
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else there.")]
@@ -86,10 +89,15 @@ Config = Annotated[
 Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0, max=2**32 - 1)]
 Model = Annotated[
     str,
-    typer.Option(help="file.py:factory, package.module:factory, zoo:NAME, timm:NAME or torchvision:NAME."),
+    typer.Option(help="file.py:factory, package:factory, zoo:NAME, timm:NAME, torchvision:NAME, transformers:FOLDER."),
 ]
 Weights = Annotated[Path | None, typer.Option(help=".safetensors, or .pt that holds tensors only.")]
-InputShape = Annotated[str, typer.Option(help="Shape of one input, batch first: 1,3,224,224.")]
+INPUTS = (
+    "Shape of the input, batch first: 1,3,224,224. Several, by the names of forward's arguments, with types and "
+    "bounds: 'ids=1,128:int64<30522;mask=1,128:int64', or the option once for each."
+)
+InputShape = Annotated[list[str], typer.Option(help=INPUTS)]
+InputShapeOfModel = Annotated[list[str] | None, typer.Option(help=f"With --model. {INPUTS}")]
 TargetName = Annotated[str, typer.Option("--target", help="A known target (see hwprune targets) or a TOML file.")]
 Threads = Annotated[int | None, typer.Option(help="Threads; overrides the target's.", min=1)]
 Precision = Annotated[str | None, typer.Option(help="Precision; overrides the target's.")]

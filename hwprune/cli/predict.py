@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hwprune.cli.options import Config, InputShape, Json, Model, Seed, parse_shape
+from hwprune.cli.options import Config, InputShape, Json, Model, Seed, inputs_in
 from hwprune.cli.output import emit
 
 NAME = "predict"
@@ -26,7 +26,7 @@ def command(
     json: Json = False,
 ) -> int:
     """Predict a model's latency from a table, and work out its parameters, weights and memory."""
-    shape = parse_shape(input_shape)
+    shape = inputs_in(input_shape)
     from hwprune.cli.checks import check_output_file
     from hwprune.latency import LatencyTable
     from hwprune.verbs import predict_all

@@ -17,7 +17,7 @@ from hwprune.cli.options import (
     Seed,
     TargetName,
     Threads,
-    parse_shape,
+    inputs_in,
 )
 from hwprune.cli.output import emit
 from hwprune.errors import InputError
@@ -54,7 +54,7 @@ def command(
     from hwprune.targets import load_target
     from hwprune.verbs import pack_profile, profile
 
-    shape = parse_shape(input_shape)
+    shape = inputs_in(input_shape)
     chosen = load_target(target, threads=threads, precision=precision, batch=batch)
     if pack is not None:
         _check_alone(output, unpack)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from hwprune.budget import Budget, Metric, parse_budget
 from hwprune.errors import BudgetError, InputError
+from hwprune.inputs import Input, read_inputs, spelled
 from hwprune.saliency import criteria
 
 METRICS: dict[str, Metric] = {  # the first of those that are given is used up, the others are limits beside it
@@ -23,6 +24,15 @@ Method = Literal[
 ]
 
 
+def _one_spelling(value: Any) -> Any:
+    if not isinstance(value, str | list | tuple):
+        return value
+    try:
+        return spelled(read_inputs(value))
+    except InputError as error:
+        raise ValueError(f"{error.message}; {error.hint}") from error  # named with all other faults of the settings
+
+
 class CompressConfig(BaseModel):
     """A compression, as a user describes it; the same keys serve flags, TOML files and Python.
 
@@ -32,9 +42,11 @@ class CompressConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
     model: str = Field(
-        description="path/to/file.py:factory, package.module:factory, zoo:NAME, timm:NAME, torchvision:NAME"
+        description="file.py:factory, package:factory, zoo:NAME, timm:NAME, torchvision:NAME or transformers:FOLDER"
     )
-    input_shape: tuple[int, ...] = Field(min_length=2, description="shape of one input, batch first")
+    input_shape: Annotated[tuple[int, ...] | str, BeforeValidator(_one_spelling)] = Field(
+        description="shape of the input, batch first; several, or other types: ids=1,128:int64<30522;mask=1,128:int64"
+    )
     data: str = Field(description="ImageFolder directory, .parquet, .npz, digits, or file.py:factory")
     output: Path = Field(description="folder of the run")
     weights: Path | None = Field(default=None, description=".safetensors, or .pt holding tensors only")
@@ -80,6 +92,11 @@ class CompressConfig(BaseModel):
     )
     table_points: int = Field(default=5, ge=2, description="samples per channel dimension of layers measured alone")
     seed: int = Field(default=0, ge=0, lt=2**32)
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """What the model is fed."""
+        return read_inputs(self.input_shape)
 
     @property
     def budgets(self) -> tuple[Budget, ...]:
@@ -144,14 +161,10 @@ def check(config: CompressConfig) -> None:
     """Refuse what the types of the settings allow and their meaning does not.
 
     Raises:
-        InputError: an unknown criterion, an input without size, no budget, several for a method that takes one.
+        InputError: an unknown criterion, no budget, several for a method that takes one.
     """
     if config.criterion not in criteria():
         raise InputError(f"criterion {config.criterion!r} is unknown", hint=f"one of {', '.join(sorted(criteria()))}")
-    if any(size < 1 for size in config.input_shape):
-        raise InputError(
-            f"input_shape {config.input_shape} has a size below 1", hint="such as 1,3,224,224, batch first"
-        )
     if len(config.budgets) > 1 and config.solver == "halp":
         raise InputError(
             f"method {config.method} takes one budget, and {len(config.budgets)} were given",

@@ -6,8 +6,6 @@ import importlib.metadata
 import platform
 from typing import Any
 
-import torch
-
 from hwprune.budget import Plan
 from hwprune.compression.folder import RunFolder
 from hwprune.compression.job import Job
@@ -16,6 +14,7 @@ from hwprune.compression.stages import caps, finetuned
 from hwprune.deploy import measure_pair, write_bundle
 from hwprune.footprint import footprint
 from hwprune.latency import LatencyTable, predict
+from hwprune.network.forward import Example
 from hwprune.targets.connection import device_at
 from hwprune.training import save_weights
 
@@ -88,8 +87,8 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}
 
 
-def _golden(job: Job) -> torch.Tensor:
-    return next(job.validation_inputs(job.example.shape[0]))
+def _golden(job: Job) -> Example:
+    return next(job.validation_inputs(job.target.batch))
 
 
 def _macs(job: Job, run: RunFolder) -> int:

@@ -12,6 +12,7 @@ from torch import nn
 
 from hwprune.deploy import export_onnx, measure_memory, measure_pair
 from hwprune.network import trace
+from hwprune.network.forward import Example
 from hwprune.targets import Target
 
 
@@ -43,7 +44,7 @@ class LatencyGauge(Gauge):
 
     baseline: Path
     baseline_ms: float | None
-    example: torch.Tensor
+    example: Example
     target: Target
 
     def measure(self, model: nn.Module) -> float:
@@ -61,7 +62,7 @@ class LatencyGauge(Gauge):
 class SizeGauge(Gauge):
     """Bytes of the exported engine file."""
 
-    example: torch.Tensor
+    example: Example
 
     def measure(self, model: nn.Module) -> float:
         """Fill with noise, export and weigh; the candidate is not used after that."""
@@ -82,7 +83,7 @@ class MemoryGauge(Gauge):
         weights_in_flash: activations alone count.
     """
 
-    example: torch.Tensor
+    example: Example
     target: Target
     weights_in_flash: bool
 
@@ -117,7 +118,7 @@ def _fill_with_noise(model: nn.Module) -> None:
 class MacsGauge(Gauge):
     """Multiply-accumulates of the cut network, counted on a trace of it."""
 
-    example: torch.Tensor
+    example: Example
 
     def measure(self, model: nn.Module) -> float:
         """Trace and count."""

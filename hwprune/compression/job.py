@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -17,12 +17,16 @@ from hwprune.compression.config import CompressConfig, check
 from hwprune.compression.progress import Progress
 from hwprune.deploy import check_deliverable
 from hwprune.errors import BudgetError, InputError, ModelError
+from hwprune.inputs import Input
 from hwprune.latency import LatencyTable
 from hwprune.network import Network, load_model, load_weights, trace
+from hwprune.network.forward import Example, mapped
+from hwprune.network.inputs import floating_type
 from hwprune.network.surgery import copied
 from hwprune.targets import Runtime, Target, load_target, runtime_for
 from hwprune.targets.connection import device_at
 from hwprune.training import ClassificationTask, Data, Task, TrainConfig, check_accelerator, load_data, load_task
+from hwprune.training.data import inputs_of, misfit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +37,7 @@ class Job:
         config: what the user asked for.
         model: the dense network with its weights, in eval mode; never changed.
         network: its trace.
-        example: one input batch of the target's size, float32.
+        example: one input batch of the target's size.
         data: training and validation sets.
         task: loss and metric.
         target: the device.
@@ -45,7 +49,7 @@ class Job:
     config: CompressConfig
     model: nn.Module
     network: Network
-    example: torch.Tensor
+    example: Example
     data: Data
     task: Task
     target: Target
@@ -89,18 +93,18 @@ class Job:
             seed=c.seed,
         )
 
-    def validation_inputs(self, samples: int) -> Iterator[torch.Tensor]:
-        """Real input batches of the target's size from the validation set, at most ``samples`` images.
+    def validation_inputs(self, samples: int) -> Iterator[Example]:
+        """Real input batches of the target's size from the validation set, at most ``samples`` of its samples.
 
-        A validation set smaller than one batch gives the example, which repeats one of its images.
+        A validation set smaller than one batch gives the example, which repeats one of its samples.
         """
-        batch = self.example.shape[0]
+        batch = self.target.batch
         if len(self.data.validation) < batch:  # type: ignore[arg-type]
             yield self.example
             return
         loader: DataLoader[Any] = DataLoader(self.data.validation, batch_size=batch, drop_last=True)
         for item in islice(loader, max(1, samples // batch)):
-            yield item[0] if isinstance(item, (list, tuple)) else item
+            yield inputs_of(item)
 
 
 def prepare(
@@ -128,15 +132,16 @@ def prepare(
     check(config)
     torch.manual_seed(config.seed)
     target = load_target(config.target, threads=config.threads, precision=config.precision, batch=config.batch)
-    target.check_batch(config.input_shape)
+    for one in config.inputs:
+        target.check_batch(one.shape)
     runtime = runtime_for(target)
     if table is None and config.table is not None:
         table = LatencyTable.load(config.table)
     _check_target(config, target, runtime, table)
     progress.say(f"reading the model {config.model} and the data {config.data}")
-    dense = _dense(config, model, state)
+    dense = _dense(config, model, state, progress)
     data = data or load_data(config.data, input_shape=config.input_shape, seed=config.seed)
-    example = _example(data, config.input_shape, target.batch)
+    example = _example(dense, data, config.inputs, target.batch)
     network = trace(dense, example)
     _check_cuttable(network, progress)
     job = Job(
@@ -155,8 +160,17 @@ def prepare(
     return job
 
 
-def _dense(config: CompressConfig, model: nn.Module | None, state: dict[str, torch.Tensor] | None) -> nn.Module:
-    dense = copied(model) if model is not None else load_model(config.model)
+def _dense(
+    config: CompressConfig, model: nn.Module | None, state: dict[str, torch.Tensor] | None, progress: Progress
+) -> nn.Module:
+    dense = load_model(config.model if model is None else model, say=progress.say)
+    if model is not None:
+        dense = copied(dense)
+    if floating_type(dense) in (torch.float16, torch.bfloat16):
+        raise ModelError(
+            f"the model is in {str(floating_type(dense)).removeprefix('torch.')}, in which compress cannot train it",
+            hint="give it in float32 (model.float()), and a target of precision fp16 for an engine in half",
+        )
     if state is not None:
         _restore(dense, state)
     elif config.weights is not None:
@@ -210,16 +224,20 @@ def _check_target(config: CompressConfig, target: Target, runtime: Runtime, tabl
         table.check(target, device_at(target))
 
 
-def _example(data: Data, input_shape: Sequence[int], batch: int) -> torch.Tensor:
-    """A batch of the target's size, from real validation images repeated as often as needed."""
-    first = data.validation[0]
-    image = torch.as_tensor(first[0] if isinstance(first, (list, tuple)) else first)
-    if tuple(image.shape) != tuple(input_shape[1:]):
+def _example(model: nn.Module, data: Data, inputs: Sequence[Input], batch: int) -> Example:
+    """A batch of the target's size, of one real validation sample repeated as often as needed."""
+    sample = inputs_of(data.validation[0])
+    if not isinstance(sample, torch.Tensor | Mapping | tuple | list):
+        sample = torch.as_tensor(sample)
+    wrong = misfit(sample, inputs)
+    if wrong:
         raise InputError(
-            f"the data gives inputs of shape {tuple(image.shape)}, --input-shape asks for {tuple(input_shape[1:])}",
-            hint="make them agree; the first number of --input-shape is the batch size",
+            f"the data gives {wrong}, as --input-shape says",
+            hint="make them agree; the first number of every --input-shape is the batch size",
         )
-    return image.to(torch.float32).unsqueeze(0).repeat(batch, *[1] * image.dim())
+    if isinstance(sample, torch.Tensor) and inputs[0].dtype is None:
+        sample = sample.to(floating_type(model))
+    return mapped(lambda tensor: tensor.unsqueeze(0).repeat(batch, *[1] * tensor.dim()), sample)
 
 
 def _check_classifier(output_shape: tuple[int, ...], data: Data) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hwprune.errors import InputError
+from hwprune.network.forward import Example, tensors_in
 
 
 class Engine(Protocol):
@@ -28,7 +29,7 @@ class Engine(Protocol):
         """Run once: arrays by input name in, outputs in order out."""
 
 
-def run_engine(engine: Engine, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def run_engine(engine: Engine, inputs: Example) -> tuple[Tensor, ...]:
     """Run an engine on any number of samples.
 
     A batch other than the engine's is split into the engine's batches; the last is filled up by
@@ -36,7 +37,7 @@ def run_engine(engine: Engine, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]
 
     Args:
         engine: opened by a runtime.
-        inputs: in the order of the engine's inputs, batch first, of the engine's dtypes.
+        inputs: in the order of the engine's inputs or by their names, batch first, of the engine's dtypes.
 
     Returns:
         One tensor per output, on the CPU.
@@ -45,10 +46,8 @@ def run_engine(engine: Engine, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]
         InputError: another number of inputs, a wrong dtype or shape, an empty batch, or an output
             that has no batch dimension although the batch had to be split.
     """
-    if len(inputs) != len(engine.inputs):
-        raise InputError(f"the engine has {len(engine.inputs)} inputs, got {len(inputs)}", hint=_expects(engine))
-    arrays = [tensor.detach().cpu().numpy() for tensor in inputs]
     names = [port["name"] for port in engine.inputs]
+    arrays = [_array(tensor) for tensor in in_order(engine, inputs)]
     if all(_fits(array, port["shape"]) for array, port in zip(arrays, engine.inputs, strict=True)):
         _check(engine, arrays)
         return _tensors(engine.run(dict(zip(names, arrays, strict=True))))
@@ -61,16 +60,37 @@ def run_engine(engine: Engine, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]
     return _tensors([np.concatenate(chunks) for chunks in zip(*parts, strict=True)])
 
 
+def in_order(engine: Engine, example: Example) -> tuple[Tensor, ...]:
+    """The tensors in the order of the engine's inputs; those by name need not be the engine's names, but as many.
+
+    Raises:
+        InputError: there are more or fewer.
+    """
+    tensors = tensors_in(example)
+    if len(tensors) != len(engine.inputs):
+        raise InputError(f"the engine has {len(engine.inputs)} inputs, got {len(tensors)}", hint=_expects(engine))
+    names = [port["name"] for port in engine.inputs]
+    if isinstance(example, Mapping) and set(names) == set(example):
+        return tuple(example[name] for name in names)
+    return tensors
+
+
+def _array(tensor: Tensor) -> NDArray[Any]:
+    if tensor.dtype == torch.bfloat16:
+        raise InputError("engines take no bfloat16 from here: numpy has no such type", hint="use float16 or float32")
+    return tensor.detach().cpu().numpy()
+
+
 def predictor(engine: Engine) -> Callable[..., Any]:
     """The engine as a function of tensors, to be evaluated in place of the torch model.
 
     Returns:
-        A function that takes the model's inputs with any batch and returns the output tensor, or a
-        tuple of them if the engine has several. It raises what :func:`run_engine` raises.
+        A function that takes the model's inputs, by position or by name, with any batch, and returns the output
+        tensor, or a tuple of them if the engine has several. It raises what :func:`run_engine` raises.
     """
 
-    def predict(*inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
-        outputs = run_engine(engine, inputs)
+    def predict(*inputs: Tensor, **named: Tensor) -> Tensor | tuple[Tensor, ...]:
+        outputs = run_engine(engine, named or inputs)
         return outputs[0] if len(outputs) == 1 else outputs
 
     return predict

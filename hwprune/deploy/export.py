@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,10 +10,11 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from hwprune.deploy.reference import as_inputs, evaluating, on_device_of, reference_outputs
+from hwprune.deploy.reference import evaluating, on_device_of, reference_outputs, returning_tensors
 from hwprune.errors import InputError, ModelError
 from hwprune.files import write_atomic
 from hwprune.latency.exporter_noise import exporter_noise_silenced
+from hwprune.network.forward import Example, tensors_in
 
 MOST_BYTES = 2**31 - 1  # of one protobuf message
 
@@ -25,7 +27,7 @@ class OnnxInfo:
         path: the file.
         size_bytes: its size; weights are inside.
         opset: version of the ONNX operator set.
-        inputs: names, in the order of ``forward``'s arguments.
+        inputs: names: of the arguments, where the example gives them by name; in the example's order.
         outputs: names, in the order ``forward`` returns them (nested results are flattened).
     """
 
@@ -36,7 +38,7 @@ class OnnxInfo:
     outputs: tuple[str, ...]
 
 
-def export_onnx(model: nn.Module, example: Tensor | tuple[Tensor, ...], path: Path | str) -> OnnxInfo:
+def export_onnx(model: nn.Module, example: Example, path: Path | str) -> OnnxInfo:
     """Export a model in evaluation mode to one self-contained ONNX file.
 
     Shapes are fixed to the example's, batch included. The result is checked (operators, types, shapes)
@@ -69,7 +71,7 @@ def export_onnx(model: nn.Module, example: Tensor | tuple[Tensor, ...], path: Pa
     )
 
 
-def exported_bytes(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> bytes:
+def exported_bytes(model: nn.Module, example: Example) -> bytes:
     """The contents of the file that :func:`export_onnx` writes.
 
     Raises:
@@ -78,7 +80,7 @@ def exported_bytes(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> by
     return _checked(exported_proto(model, example), reference_outputs(model, example))
 
 
-def exported_proto(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> onnx.ModelProto:
+def exported_proto(model: nn.Module, example: Example) -> onnx.ModelProto:
     """Export a model in evaluation mode; the exporter's notes about where nodes come from are still in it.
 
     Args:
@@ -88,14 +90,15 @@ def exported_proto(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> on
     Raises:
         ModelError: ``forward`` fails or has no ONNX form.
     """
-    inputs = as_inputs(example)
-    expected = reference_outputs(model, inputs)
-    with evaluating(model), exporter_noise_silenced():
+    expected = reference_outputs(model, example)
+    positional, named = arguments(on_device_of(model, example))
+    with evaluating(model), returning_tensors(model), exporter_noise_silenced():
         try:
             program = torch.onnx.export(
                 model,
-                on_device_of(model, inputs),
-                input_names=list(_names("input", len(inputs))),
+                positional,
+                kwargs=named,
+                input_names=list(named) or list(_names("input", len(positional))),
                 output_names=list(_names("output", len(expected))),
                 dynamo=True,
                 optimize=True,
@@ -106,6 +109,11 @@ def exported_proto(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> on
     assert program is not None  # None is returned by the exporter that dynamo=False asks for
     proto: onnx.ModelProto = program.model_proto
     return proto
+
+
+def arguments(example: Example) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+    """The positional arguments of ``forward``, and those by name."""
+    return ((), dict(example)) if isinstance(example, Mapping) else (tensors_in(example), {})
 
 
 def _names(base: str, count: int) -> tuple[str, ...]:
@@ -126,7 +134,10 @@ def _checked(proto: onnx.ModelProto, expected: tuple[Tensor, ...]) -> bytes:
         proto = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ModelError(
-            f"the exported graph is not valid ONNX: {first_line(error)}", hint="report this model to hwprune"
+            f"the exported graph is not valid ONNX: {first_line(error)}",
+            hint="many operators of ONNX have no bfloat16: export the model in float16 or float32"
+            if "bfloat16" in str(error)
+            else "report this model to hwprune",
         ) from error
     for port, tensor in zip(proto.graph.output, expected, strict=True):
         shape = tuple(dim.dim_value for dim in port.type.tensor_type.shape.dim)

@@ -7,18 +7,19 @@ from pathlib import Path
 
 import onnx
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from hwprune.deploy.export import exported_bytes, first_line
+from hwprune.deploy.export import arguments, exported_bytes, first_line
 from hwprune.deploy.quantization import made_up_feeds, quantised
-from hwprune.deploy.reference import as_inputs, evaluating
+from hwprune.deploy.reference import evaluating, returning_tensors
 from hwprune.errors import InputError, ModelError
 from hwprune.latency import null_model, probe_models
 from hwprune.latency.bench import EDGE, PROBED, probe
+from hwprune.network.forward import Example
 from hwprune.targets import Target, runtime_for
 
 
-def engine_bytes(model: nn.Module, example: Tensor | tuple[Tensor, ...], target: Target) -> bytes:
+def engine_bytes(model: nn.Module, example: Example, target: Target) -> bytes:
     """Export a model for a target: ONNX, or what its runtime takes instead.
 
     Raises:
@@ -44,22 +45,22 @@ def check_deliverable(target: Target) -> None:
         )
 
 
-def torch_archive(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> bytes:
+def torch_archive(model: nn.Module, example: Example) -> bytes:
     """The model as an archive of ``torch.export``: a graph and weights, no code that opening it would run."""
     buffer = io.BytesIO()
     torch.export.save(torch_program(model, example), buffer)
     return buffer.getvalue()
 
 
-def torch_program(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> torch.export.ExportedProgram:
+def torch_program(model: nn.Module, example: Example) -> torch.export.ExportedProgram:
     """The model in evaluation mode, as a program of ``torch.export``.
 
     Raises:
         ModelError: it has no such form.
     """
-    with evaluating(model):
+    with evaluating(model), returning_tensors(model):
         try:
-            return torch.export.export(model, as_inputs(example))
+            return torch.export.export(model, *arguments(example))
         except Exception as error:  # torch has a class per cause
             raise ModelError(
                 f"torch.export cannot record the model: {type(error).__name__}: {first_line(error)}",

@@ -7,14 +7,22 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from hwprune.deploy.engine import Engine, run_engine
-from hwprune.deploy.reference import as_inputs, reference_outputs
+from hwprune.deploy.reference import reference_outputs
 from hwprune.errors import InputError, ParityError
+from hwprune.network.forward import Example, tensors_in
 
 RELATIVE_L2 = {"fp32": 1e-4, "fp16": 1e-2}  # fp32 engines show 5e-7; a wrong operator shows 1e-2 and more
 TIE = 1e-5  # a top-1 margin below this part of the logits' norm is left to rounding
+
+
+def held_to(model: nn.Module, precision: str) -> str:
+    """The precision whose gate an engine must pass: the target's, or ``fp16`` if the model itself is in half."""
+    halves = any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in model.parameters())
+    return "fp16" if halves and precision == "fp32" else precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +82,7 @@ class _Output:
 
     def __init__(self) -> None:
         self.count = self.samples = 0
+        self.whole = False
         self.sum = self.squares = self.engine_squares = self.product = 0.0
         self.worst_sample = self.worst_value = 0.0
 
@@ -87,6 +96,7 @@ class _Output:
         rows = samples if reference.dim() and reference.shape[0] == samples else 1
         r, e = reference.double().reshape(rows, -1), engine.double().reshape(rows, -1)
         error = (e - r).abs()
+        self.whole = not reference.is_floating_point()
         self.count += r.numel()
         self.samples += rows
         self.sum += float(r.sum())
@@ -102,6 +112,8 @@ class _Output:
 
     @property
     def cosine(self) -> float:
+        if not self.squares and not self.engine_squares:
+            return 1.0
         return self.product / math.sqrt(self.squares * self.engine_squares) if self.product else 0.0
 
     @property
@@ -110,14 +122,15 @@ class _Output:
         return _over(self.worst_value, math.sqrt(max(variance, 0.0)))
 
 
-def compare(model: nn.Module, engine: Engine, batches: Iterable[Tensor | tuple[Tensor, ...]]) -> Parity:
+def compare(model: nn.Module, engine: Engine, batches: Iterable[Example]) -> Parity:
     """Run model and engine on the same inputs.
 
     Args:
         model: the reference, run in evaluation mode in its own precision; it is left as it was.
         engine: opened by a runtime.
-        batches: the inputs of ``forward`` (no labels): a tensor, or a tuple of tensors for a model with
-            several inputs; any batch. Real inputs: noise does not reach what a trained network reacts to.
+        batches: the inputs of ``forward`` (no labels): a tensor, or for a model with several inputs a tuple of
+            tensors or a dictionary of them by name; any batch. Real inputs: noise does not reach what a trained
+            network reacts to.
 
     Raises:
         InputError: no batch was given, or the engine cannot take it.
@@ -128,14 +141,13 @@ def compare(model: nn.Module, engine: Engine, batches: Iterable[Tensor | tuple[T
     outputs: list[_Output] = []
     samples = agreed = ties = 0
     for batch in batches:
-        inputs = as_inputs(batch)
-        reference, found = reference_outputs(model, inputs), run_engine(engine, inputs)
+        reference, found = reference_outputs(model, batch), run_engine(engine, batch)
         if len(reference) != len(found):
             raise ParityError(
                 f"the engine has {len(found)} outputs, the model {len(reference)}", hint="export the same model"
             )
         outputs = outputs or [_Output() for _ in reference]
-        size = inputs[0].shape[0]
+        size = tensors_in(batch)[0].shape[0]
         samples += size
         for output, r, e in zip(outputs, reference, found, strict=True):
             output.add(r, e, size)
@@ -143,7 +155,7 @@ def compare(model: nn.Module, engine: Engine, batches: Iterable[Tensor | tuple[T
         agreed, ties = agreed + same, ties + tied
     if not samples:
         raise InputError("there is no input to compare the engine with the model on", hint="give at least one batch")
-    if any(output.squares == 0 for output in outputs):
+    if any(output.squares == 0 and not output.whole for output in outputs):
         raise ParityError(
             "the model returns zeros for every sample: the comparison says nothing", hint="use real inputs and weights"
         )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import nn
 
 from hwprune.deploy.attribution import layers_of_program
 from hwprune.deploy.export import exported_bytes
@@ -23,6 +23,7 @@ from hwprune.latency import (
 )
 from hwprune.latency.bench import PROBES
 from hwprune.network import Network, cut
+from hwprune.network.forward import Example
 from hwprune.targets import Target, runtime_for
 from hwprune.targets.connection import UnpackedConnection, connect, pack
 
@@ -33,7 +34,7 @@ PACKED_NETWORKS = 64
 
 def profile_model(
     model: nn.Module,
-    example: Tensor,
+    example: Example,
     network: Network,
     target: Target,
     *,
@@ -73,7 +74,7 @@ def profile_model(
         return NetworkProfiler(subject, target, seed=seed).live(connection, progress=progress)
 
 
-def pack_model(model: nn.Module, example: Tensor, network: Network, target: Target, path: Path, *, seed: int) -> int:
+def pack_model(model: nn.Module, example: Example, network: Network, target: Target, path: Path, *, seed: int) -> int:
     """Write a kit for a device that cannot be reached from here.
 
     Returns:
@@ -95,7 +96,7 @@ def pack_model(model: nn.Module, example: Tensor, network: Network, target: Targ
 
 
 def unpack_model(
-    model: nn.Module, example: Tensor, network: Network, target: Target, results: Path, *, seed: int
+    model: nn.Module, example: Example, network: Network, target: Target, results: Path, *, seed: int
 ) -> LatencyTable:
     """Make a table from what a kit's worker wrote.
 
@@ -107,7 +108,7 @@ def unpack_model(
     return NetworkProfiler(subject, target, seed=seed).packed(connection, PACKED_NETWORKS)
 
 
-def subject_of(model: nn.Module, example: Tensor, network: Network, target: Target, *, seed: int = 0) -> Subject:
+def subject_of(model: nn.Module, example: Example, network: Network, target: Target, *, seed: int = 0) -> Subject:
     """The model as something that can be built at any widths.
 
     Raises:
@@ -127,7 +128,7 @@ def subject_of(model: nn.Module, example: Tensor, network: Network, target: Targ
 
 
 def _builder(
-    model: nn.Module, example: Tensor, network: Network, target: Target, seed: int
+    model: nn.Module, example: Example, network: Network, target: Target, seed: int
 ) -> tuple[Callable[[Mapping[str, int]], bytes], Mapping[str, str]]:
     """What makes the network of any widths in the runtime's format, and the layer of every node of it."""
     if runtime_for(target).model_format == "torch":

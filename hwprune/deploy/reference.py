@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hwprune.errors import ModelError
+from hwprune.network.forward import Example, call, mapped, shapes_of, tensors_of
 
 
-def as_inputs(example: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The arguments of ``forward``: one tensor stands for itself."""
-    return (example,) if isinstance(example, Tensor) else tuple(example)
-
-
-def on_device_of(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def on_device_of(model: nn.Module, example: Example) -> Example:
     """The inputs, where the model's parameters are."""
     parameter = next(model.parameters(), None)
-    return inputs if parameter is None else tuple(tensor.to(parameter.device) for tensor in inputs)
+    return example if parameter is None else mapped(lambda tensor: tensor.to(parameter.device), example)
 
 
 @contextmanager
@@ -36,40 +31,35 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def reference_outputs(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def reference_outputs(model: nn.Module, example: Example) -> tuple[Tensor, ...]:
     """Run the model once, in evaluation mode; it is left as it was.
 
     Args:
-        model: any module whose outputs are tensors, or lists, tuples and dictionaries of them.
+        model: any module whose outputs are tensors, or lists, tuples, dictionaries and dataclasses of them.
         example: the arguments of ``forward``.
 
     Returns:
-        The output tensors, flattened in order, on the CPU.
+        The output tensors, flattened in order, on the CPU; what is None or a plain number is left out.
 
     Raises:
-        ModelError: ``forward`` fails on this input, or returns something that is not a tensor.
+        ModelError: ``forward`` fails on this input, or returns something else than tensors.
     """
-    inputs = as_inputs(example)
     with evaluating(model):
         try:
-            result = model(*on_device_of(model, inputs))
+            result = call(model, on_device_of(model, example))
         except Exception as error:  # whatever a user's forward may raise
-            shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs)
             raise ModelError(
-                f"the model's forward fails on input of shape {shapes}: {type(error).__name__}: {error}",
+                f"the model's forward fails on input of shape {shapes_of(example)}: {type(error).__name__}: {error}",
                 hint="give the input shape the model was built for, batch first",
             ) from error
-    return tuple(tensor.cpu() for tensor in _flat(result))
+    return tuple(tensor.cpu() for tensor in tensors_of(result))
 
 
-def _flat(result: Any) -> Iterator[Tensor]:
-    if isinstance(result, Tensor):
-        yield result
-    elif isinstance(result, (list, tuple, Mapping)):
-        for part in result.values() if isinstance(result, Mapping) else result:
-            yield from _flat(part)
-    else:
-        raise ModelError(
-            f"the model returns a {type(result).__name__}, which an engine cannot",
-            hint="let forward return a tensor, or a tuple, list or dictionary of tensors",
-        )
+@contextmanager
+def returning_tensors(model: nn.Module) -> Iterator[None]:
+    """The model returns a flat tuple of tensors inside, whatever it is that holds them: exporters know no other."""
+    hook = model.register_forward_hook(lambda module, inputs, output: tuple(tensors_of(output)))
+    try:
+        yield
+    finally:
+        hook.remove()

@@ -18,13 +18,14 @@ import onnx
 import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
-from torch import Tensor, nn
+from torch import nn
 
 from hwprune.budget import Axis
 from hwprune.deploy.attribution import layers_of_nodes
 from hwprune.deploy.export import exported_proto
 from hwprune.deploy.quantization import made_up_feeds, quantised
 from hwprune.network import Network, cut
+from hwprune.network.forward import Example
 from hwprune.network.surgery import copied
 
 PERIOD = 1021  # made-up weights repeat after so many values, and compress well for it; a prime, so that rows differ
@@ -66,7 +67,7 @@ class Template:
 
 def template(
     model: nn.Module,
-    example: Tensor | tuple[Tensor, ...],
+    example: Example,
     network: Network,
     *,
     precision: str = "fp32",

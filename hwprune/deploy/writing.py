@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from hwprune.deploy.bundle import SCHEMA_VERSION, Bundle, sealed, verify
-from hwprune.deploy.engine import Engine
-from hwprune.deploy.parity import RELATIVE_L2, compare
-from hwprune.deploy.reference import as_inputs, reference_outputs
+from hwprune.deploy.engine import Engine, in_order
+from hwprune.deploy.parity import RELATIVE_L2, compare, held_to
+from hwprune.deploy.reference import reference_outputs
 from hwprune.errors import BundleError, InputError, ParityError
 from hwprune.files import replacing_folder, write_atomic, write_json
+from hwprune.network.forward import Example, mapped, tensors_in
 from hwprune.targets import Target, device_files, runtime_for
 
 LATENCY_TOLERANCE = 0.25  # a device that is this much slower than when the bundle was made is worth a word
@@ -44,7 +45,7 @@ def write_bundle(
     *,
     engine: Path,
     model: nn.Module,
-    example: Tensor | tuple[Tensor, ...],
+    example: Example,
     target: Target,
     manifest: Mapping[str, Any] | None = None,
 ) -> Bundle:
@@ -81,8 +82,9 @@ def write_bundle(
     runtime = runtime_for(target)
     opened, name = runtime.open(content, target), _FILE[runtime.model_format]
     parity = compare(model, opened, [example])
-    parity.check(target.precision)
-    golden, ports = _golden(opened, model, _first_batch(opened, as_inputs(example)), RELATIVE_L2[target.precision])
+    precision = held_to(model, target.precision)
+    parity.check(precision)
+    golden, ports = _golden(opened, model, _first_batch(opened, example), RELATIVE_L2[precision])
     document = {
         **_about_engine(opened, target, name),
         "golden": ports,
@@ -144,22 +146,24 @@ def _about_run(facts: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _first_batch(engine: Engine, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    first = []
-    for tensor, port in zip(tensors, engine.inputs, strict=True):
-        size = port["shape"][0] if port["shape"] else None
-        if size is not None and tensor.shape[0] < size:
+def _first_batch(engine: Engine, example: Example) -> Example:
+    sizes = {port["shape"][0] for port in engine.inputs if port["shape"] and port["shape"][0] is not None}
+    if len(sizes) != 1:  # nothing that could be told apart as samples
+        return example
+    (size,) = sizes
+    for tensor in tensors_in(example):
+        if tensor.shape[0] < size:
             raise InputError(
                 f"{tensor.shape[0]} inputs were given for an engine of batch {size}",
                 hint=f"give {size} real inputs or more",
             )
-        first.append(tensor if size is None else tensor[:size])
-    return tuple(first)
+    return mapped(lambda tensor: tensor[:size], example)
 
 
-def _golden(engine: Engine, model: nn.Module, inputs: tuple[Tensor, ...], limit: float) -> tuple[bytes, dict[str, Any]]:
+def _golden(engine: Engine, model: nn.Module, inputs: Example, limit: float) -> tuple[bytes, dict[str, Any]]:
     """``golden.npz`` and the manifest's key to it."""
-    arrays: dict[str, Any] = {f"input_{i}": tensor.detach().cpu().numpy() for i, tensor in enumerate(inputs)}
+    ordered = in_order(engine, inputs)
+    arrays: dict[str, Any] = {f"input_{i}": tensor.detach().cpu().numpy() for i, tensor in enumerate(ordered)}
     arrays |= {f"output_{i}": tensor.numpy() for i, tensor in enumerate(reference_outputs(model, inputs))}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)

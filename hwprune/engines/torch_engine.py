@@ -108,7 +108,7 @@ class Engine:
         if self._runs is None:
             return self._module(*positional, **named)
         self._runs.append([])
-        return _timed(self._torch, self._module, self._runs[-1], self._device).run(*positional)
+        return _timed(self._torch, self._module, self._runs[-1], self._device).run(*positional, *named.values())
 
     def kernels(self) -> list[dict[str, Any]]:
         """See ``hwprune.engines.Engine.kernels``; every operator is one."""

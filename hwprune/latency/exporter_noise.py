@@ -21,6 +21,8 @@ def exporter_noise_silenced() -> Iterator[None]:
         with warnings.catch_warnings():
             # torch.export copies its own deprecated LeafSpec
             warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)", FutureWarning)
+            # onnx computes constants, of which an infinite one is none of a user's business
+            warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"onnx\.reference\.")
             yield
     finally:
         logger.removeFilter(keep)

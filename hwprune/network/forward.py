@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -14,7 +14,8 @@ from torch.utils import _pytree
 
 from hwprune.errors import ModelError
 
-Example = torch.Tensor | tuple[torch.Tensor, ...]
+Example = torch.Tensor | tuple[torch.Tensor, ...] | Mapping[str, torch.Tensor]
+"""What ``forward`` is called with: its one argument, all of them by position, or all of them by name."""
 
 
 @contextmanager
@@ -32,19 +33,60 @@ def undisturbed(model: nn.Module, *, seed: int = 0) -> Iterator[None]:
                 module.training = training
 
 
-def as_arguments(example: Example) -> tuple[torch.Tensor, ...]:
-    """The positional arguments of ``forward``, copied so that a model may write into them.
+def tensors_in(example: Example) -> tuple[torch.Tensor, ...]:
+    """The tensors of an example input, in order.
 
     Raises:
-        ModelError: not a tensor or a tuple of tensors.
+        ModelError: not a tensor, a tuple of tensors or a dictionary of tensors by name.
     """
-    arguments = (example,) if isinstance(example, torch.Tensor) else tuple(example)
-    if not arguments or not all(isinstance(argument, torch.Tensor) for argument in arguments):
+    if isinstance(example, Mapping):
+        found = tuple(example.values()) if all(isinstance(name, str) for name in example) else ()
+    else:
+        found = (example,) if isinstance(example, torch.Tensor) else tuple(example)
+    if not found or not all(isinstance(tensor, torch.Tensor) for tensor in found):
         raise ModelError(
-            f"the example input is {type(example).__name__}, not a tensor or a tuple of tensors",
-            hint="give one tensor per positional argument of forward, batch first",
+            f"the example input is a {type(example).__name__}, not a tensor, or a tuple or dictionary of tensors",
+            hint="give one tensor per argument of forward, batch first; in a dictionary by the argument's name",
         )
-    return tuple(argument.detach().clone() for argument in arguments)
+    return found
+
+
+def mapped(function: Callable[[torch.Tensor], torch.Tensor], example: Example) -> Example:
+    """An example input of the same form, of what ``function`` makes of its tensors.
+
+    Raises:
+        ModelError: as :func:`tensors_in`.
+    """
+    made = tuple(function(tensor) for tensor in tensors_in(example))
+    if isinstance(example, Mapping):
+        return dict(zip(example, made, strict=True))
+    return made[0] if isinstance(example, torch.Tensor) else made
+
+
+def call(model: Callable[..., Any], example: Example) -> Any:
+    """Run ``forward``: on a tensor, on a tuple by position, on a dictionary by name."""
+    if isinstance(example, Mapping):
+        return model(**example)
+    return model(example) if isinstance(example, torch.Tensor) else model(*example)
+
+
+def cloned(example: Example) -> Example:
+    """A copy that a model may write into.
+
+    Raises:
+        ModelError: as :func:`tensors_in`.
+    """
+    return mapped(lambda tensor: tensor.detach().clone(), example)
+
+
+def shapes_of(example: Example) -> str:
+    """``(1, 3, 8, 8)`` or ``ids (1, 16), mask (1, 16)``; types where they are not float32."""
+    names = example if isinstance(example, Mapping) else [""] * len(tensors_in(example))
+    types = (str(tensor.dtype).removeprefix("torch.") for tensor in tensors_in(example))
+    return ", ".join(
+        f"{name} {tuple(tensor.shape)} {'' if dtype == 'float32' else dtype}".strip()
+        for name, tensor, dtype in zip(names, tensors_in(example), types, strict=True)
+    )
 
 
 def tensors_of(output: Any) -> list[torch.Tensor]:
@@ -69,9 +111,11 @@ def _tensors(output: Any) -> Iterator[torch.Tensor]:
             for field in fields(leaf):
                 yield from _tensors(getattr(leaf, field.name))
         elif leaf is not None and not isinstance(leaf, bool | int | float | complex | str | torch.dtype | torch.device):
+            kind = type(leaf).__name__
+            cache = "; a model of transformers without its cache: config.use_cache = False" if "Cache" in kind else ""
             raise ModelError(
-                f"the model's output contains a {type(leaf).__name__}, which cannot be looked into for tensors",
-                hint="return a tensor, tuple, list, dict or dataclass of tensors",
+                f"the model's output contains a {kind}, which cannot be looked into for tensors",
+                hint=f"return a tensor, tuple, list, dict or dataclass of tensors{cache}",
             )
 
 
@@ -81,7 +125,7 @@ def outputs_of(model: nn.Module, example: Example, *, seed: int = 0) -> list[tor
         # An instance norm without parameters tells no tensor its size, so ``num_features`` of a cut one is out of
         # date; nothing depends on it, but torch warns.
         warnings.filterwarnings("ignore", message="input's size at dim=1 does not match num_features")
-        return tensors_of(model(*as_arguments(example)))
+        return tensors_of(call(model, cloned(example)))
 
 
 def what_failed(model: nn.Module, error: BaseException) -> str:
@@ -95,14 +139,15 @@ def what_failed(model: nn.Module, error: BaseException) -> str:
     return f"{what} (in {place})" if place else what
 
 
-def random_like(example: Example) -> tuple[torch.Tensor, ...]:
-    """Inputs of the same shapes, types and spread; whole numbers stay as they are."""
+def random_like(example: Example) -> Example:
+    """Inputs of the same form, shapes, types and spread; whole numbers stay as they are."""
     generator = torch.Generator().manual_seed(1)
-    result = []
-    for tensor in as_arguments(example):
-        if tensor.is_floating_point():
-            noise = torch.randn(tensor.shape, generator=generator).to(tensor)
-            spread = tensor.std(correction=0) if tensor.numel() else tensor
-            tensor = tensor.mean() + noise * (spread if spread > 0 else 1.0)
-        result.append(tensor)
-    return tuple(result)
+
+    def another(tensor: torch.Tensor) -> torch.Tensor:
+        if not tensor.is_floating_point():
+            return tensor
+        noise = torch.randn(tensor.shape, generator=generator).to(tensor)
+        spread = tensor.std(correction=0) if tensor.numel() else tensor
+        return tensor.mean() + noise * (spread if spread > 0 else 1.0)
+
+    return mapped(another, cloned(example))

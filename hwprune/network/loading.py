@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib
 import importlib.util
@@ -10,7 +9,7 @@ import pickle
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
@@ -22,32 +21,39 @@ import torch
 from torch import Tensor, nn
 
 from hwprune.errors import InputError, ModelError
-from hwprune.network.zoo import ZOO
+from hwprune.network.shelves import SHELVES, nearest
+from hwprune.network.wrappers import unwrapped
 
-_FORMS = "path/to/file.py:factory, package.module:factory, zoo:NAME, timm:NAME or torchvision:NAME"
+_FORMS = "path/to/file.py:factory, package.module:factory, zoo:NAME, timm:NAME, torchvision:NAME or transformers:FOLDER"
 _NESTING = ("state_dict", "model_state_dict", "model")
 _WRAPPERS = ("module.", "_orig_mod.")
 
 
-def load_model(spec: str | nn.Module | Callable[[], nn.Module]) -> nn.Module:
-    """Make the model that ``spec`` names.
+def load_model(
+    spec: str | nn.Module | Callable[[], nn.Module], *, say: Callable[[str], None] | None = None
+) -> nn.Module:
+    """Make the model that ``spec`` names, without what it may be wrapped in (:func:`~.wrappers.unwrapped`).
 
     Args:
         spec: ``path/to/file.py:factory``, ``package.module:factory``, ``zoo:NAME``, ``timm:NAME``,
-            ``torchvision:NAME`` (the latter two with random weights), a function without arguments, or
-            a module (returned as it is).
+            ``torchvision:NAME`` (the latter two with random weights), ``transformers:FOLDER`` (with the weights in
+            it, if there are any), a function without arguments, or a module.
+        say: told what was taken off; without it, a warning tells.
 
     Raises:
         ModelError: unknown, cannot be imported, or does not give a ``torch.nn.Module``.
     """
+    return unwrapped(_loaded(spec), say)
+
+
+def _loaded(spec: str | nn.Module | Callable[[], nn.Module]) -> nn.Module:
     if isinstance(spec, nn.Module):
         return spec
     if not isinstance(spec, str):
         return _call(spec, getattr(spec, "__qualname__", repr(spec)))
-    source, _, name = spec.rpartition(":")
-    shelves = {"zoo": _from_zoo, "timm": _from_timm, "torchvision": _from_torchvision}
-    if source in shelves:
-        return shelves[source](name)
+    source, _, name = spec.partition(":")
+    if source in SHELVES:
+        return _call(lambda: SHELVES[source](name), spec)
     with importable(spec):
         return _call(load_object(spec), spec)
 
@@ -69,7 +75,7 @@ def load_object(spec: str, *, error: type[InputError] = ModelError, forms: str =
     module = load_module(source, error=error, forms=forms)
     if not hasattr(module, name):
         public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise error(f"{source} has no {name!r}", hint=_nearest(name, public))
+        raise error(f"{source} has no {name!r}", hint=nearest(name, public))
     return getattr(module, name)
 
 
@@ -158,41 +164,6 @@ def _call(factory: Any, name: str) -> nn.Module:
             hint="called without arguments it has to return a torch.nn.Module",
         )
     return model
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=3)
-    if near:
-        return f"did you mean {' or '.join(near)}?"
-    return f"there is: {', '.join(known[:20]) or 'nothing'}"
-
-
-def _from_zoo(name: str) -> nn.Module:
-    if name not in ZOO:
-        raise ModelError(f"the zoo has no {name!r}", hint=f"there is: {', '.join(sorted(ZOO))}")
-    return ZOO[name]()
-
-
-def _from_timm(name: str) -> nn.Module:
-    timm = _library("timm")
-    if name not in timm.list_models():
-        raise ModelError(f"timm has no model {name!r}", hint=_nearest(name, timm.list_models()))
-    return _call(lambda: timm.create_model(name, pretrained=False), f"timm:{name}")
-
-
-def _from_torchvision(name: str) -> nn.Module:
-    models = _library("torchvision").models
-    if name not in models.list_models():
-        raise ModelError(f"torchvision has no model {name!r}", hint=_nearest(name, models.list_models()))
-    return _call(lambda: models.get_model(name, weights=None), f"torchvision:{name}")
-
-
-def _library(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as cause:
-        raise ModelError(f"{name} cannot be imported ({cause})", hint=f"pip install {name}") from cause
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:

@@ -43,7 +43,14 @@ def propagate(recording: Recording, labels: Labels, other: Container[Place] = ()
     for index, call in enumerate(recording.calls):
         arguments = _pytree.tree_map(labelled, call.arguments)
         shapes = [recording.values[output.index].shape for output in call.outputs]
-        step = Step(call, arguments, shapes, labels, part=2 if ("first", index) in other else index in other, told=call.module in other)
+        step = Step(
+            call,
+            arguments,
+            shapes,
+            labels,
+            part=2 if ("first", index) in other else index in other,
+            told=call.module in other,
+        )
         results = rule_for(call)(step) if step.tensors and index not in recording.idle else []
         labels.splits.update((index, ids.ravel()) for ids in step.splits)
         if call.in_place and call.op not in _MOVING and results:

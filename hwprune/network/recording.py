@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils.weak import WeakIdKeyDictionary
 
 from hwprune.errors import ModelError
-from hwprune.network.forward import Example, as_arguments, tensors_of, undisturbed
+from hwprune.network.forward import Example, call, cloned, shapes_of, tensors_in, tensors_of, undisturbed
 from hwprune.network.surgery import sizes_in
 
 Source = Literal["parameter", "buffer", "input", "alias", "constant", "computed"]
@@ -168,7 +168,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         self._deadline.check(self.stack[-1][0] or "the model's forward")
-        if torch.is_inference_mode_enabled() and torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), _COMPOSITE):
+        if torch.is_inference_mode_enabled() and torch._C._dispatch_has_kernel_for_dispatch_key(
+            func.name(), _COMPOSITE
+        ):
             with self:  # torch takes it apart itself in any other mode
                 return func._op_dk(_COMPOSITE, *args, **(kwargs or {}))
         return self.record(func, args, kwargs or {})
@@ -260,7 +262,7 @@ def record(model: nn.Module, example: Example, deadline: Deadline) -> Recording:
 
     Args:
         model: not modified, but for what its own forward does to it.
-        example: one tensor per positional argument of ``forward``, batch first.
+        example: the arguments of ``forward``, batch first: a tensor, a tuple, or a dictionary by name.
         deadline: when to give up.
 
     Returns:
@@ -269,28 +271,27 @@ def record(model: nn.Module, example: Example, deadline: Deadline) -> Recording:
     Raises:
         ModelError: forward fails (the message names the module), or time is up.
     """
-    arguments = as_arguments(example)
+    arguments = cloned(example)
     recorder = _Recorder(model, deadline)
-    for argument in arguments:
+    for argument in tensors_in(arguments):
         recorder.add(argument, "input")
     with ExitStack() as hooks, undisturbed(model):
         for path, module in model.named_modules():
-            builtin = type(module).__module__.startswith("torch.nn.") and not any(module.children())
+            builtin = type(module).__module__.startswith("torch.nn.") and next(module.children(), None) is None
             enter = module.register_forward_pre_hook(_entering(recorder, path, builtin), prepend=True, with_kwargs=True)
             leave = module.register_forward_hook(_leaving(recorder))
             hooks.callback(enter.remove)
             hooks.callback(leave.remove)
         try:
             with recorder, _Whole(recorder):
-                output = model(*arguments)
+                output = call(model, arguments)
         except ModelError:
             raise
         except Exception as error:
-            shapes = ", ".join(str(tuple(argument.shape)) for argument in arguments)
             raise ModelError(
-                f"the model's forward failed on an input of shape {shapes}, in "
+                f"the model's forward failed on an input of shape {shapes_of(arguments)}, in "
                 f"{recorder.stack[-1][0] or 'the model itself'}: {type(error).__name__}: {error}",
-                hint="check the input shape (batch first) and that the model runs in evaluation mode",
+                hint=_hint(model),
             ) from error
         recorder.recording.sizes = sizes_in(model)
         recorder.recording.outputs = tuple(recorder.ref(tensor) for tensor in tensors_of(output))
@@ -310,6 +311,14 @@ def _idle(recording: Recording) -> frozenset[int]:
 
 
 _OF_ANY_SIZE = frozenset({"mean", "sum", "amax", "amin", "var", "std", "squeeze", "unsqueeze"})
+
+
+def _hint(model: nn.Module) -> str:
+    halves = {parameter.dtype for parameter in model.parameters()} & {torch.float16, torch.bfloat16}
+    if halves:
+        named = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in halves))
+        return f"check shapes and types of the inputs; what cannot run in {named} here can in float32: model.float()"
+    return "check shapes (batch first) and types of the inputs, and that the model runs in evaluation mode"
 
 
 def _entering(recorder: _Recorder, path: str, builtin: bool) -> Any:

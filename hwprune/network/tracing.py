@@ -20,6 +20,7 @@ from hwprune.network.recording import Deadline, Recording, record
 from hwprune.network.surgery import copied
 from hwprune.network.tensors import Constants, activations
 from hwprune.network.trial import Trial
+from hwprune.network.wrappers import unwrapped
 
 
 def trace(model: nn.Module, example: Example, *, verify: bool = True, deadline_s: float = 60.0) -> Network:
@@ -31,8 +32,10 @@ def trace(model: nn.Module, example: Example, *, verify: bool = True, deadline_s
     result is compared with the masked original; groups that fail are frozen with the failure as reason.
 
     Args:
-        model: left as it is (parameters, buffers, mode, random state).
-        example: one tensor per positional argument of ``forward``, batch first.
+        model: left as it is (parameters, buffers, mode, random state). Of one that is wrapped for compiling or for
+            training on several devices, the model inside is traced, and names are as in that.
+        example: the arguments of ``forward``, batch first: a tensor, a tuple of tensors by position, or a dictionary
+            of them by name.
         verify: try the cuts. Without it, a size written into the model's code goes unnoticed until
             :func:`~hwprune.network.verify_cut`.
         deadline_s: give up after this many seconds.
@@ -43,7 +46,7 @@ def trace(model: nn.Module, example: Example, *, verify: bool = True, deadline_s
     Raises:
         ModelError: the model cannot be copied, its forward fails, or time is up.
     """
-    deadline = Deadline(deadline_s)
+    model, deadline = unwrapped(model), Deadline(deadline_s)
     working = copied(model)
     make_resizable(working)
     recording = record(working, example, deadline)

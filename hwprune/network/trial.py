@@ -12,14 +12,13 @@ import torch
 from torch import nn
 
 from hwprune.errors import SurgeryError
-from hwprune.network.forward import Example, as_arguments, outputs_of, random_like, undisturbed, what_failed
+from hwprune.network.forward import Example, call, cloned, mapped, outputs_of, random_like, undisturbed, what_failed
 from hwprune.network.masking import masked
 from hwprune.network.network import ChannelGroup, Network
 from hwprune.network.recording import Deadline
 from hwprune.network.surgery import copied, cut, resize
-from hwprune.network.verification import compare_outputs
+from hwprune.network.verification import compare_outputs, tolerance_for
 
-TOLERANCE = 1e-4
 _ANSWERS = 0.01  # relative change of the output between two inputs that is enough to see errors
 
 
@@ -141,7 +140,7 @@ def without_values(model: nn.Module) -> nn.Module:
 def _shapes(shaped: nn.Module, example: Example) -> list[torch.Size] | Exception:
     """Of the outputs, found without values; or why not."""
     try:
-        given = tuple(tensor.to("meta") for tensor in as_arguments(example))
+        given = mapped(lambda tensor: tensor.to("meta"), example)
         return [tensor.shape for tensor in outputs_of(shaped, given)]
     except Exception as error:
         return error
@@ -167,7 +166,7 @@ def _difference(model: nn.Module, network: Network, groups: Sequence[ChannelGrou
     try:
         for kept, given in zip(_draws(network, groups), (example, random_like(example)), strict=True):
             reference, smaller = partial(masked, model, network, kept), cut(model, network.cuts(kept))
-            compare_outputs(reference, smaller, given, tolerance=TOLERANCE)
+            compare_outputs(reference, smaller, given, tolerance=tolerance_for(model))
     except SurgeryError as error:
         return error.message
     return None
@@ -233,7 +232,7 @@ def _response(model: nn.Module, example: Example) -> float:
         if not (one.isfinite().all() and other.isfinite().all()):
             return -1.0
         scale = max(one.abs().max().item(), other.abs().max().item())
-        worst = max(worst, (one - other).abs().max().item() / scale if scale else 0.0)
+        worst = max(worst, (one.double() - other.double()).abs().max().item() / scale if scale else 0.0)
     return worst
 
 
@@ -249,7 +248,7 @@ def _adapt_statistics(model: nn.Module, example: Example) -> None:
             for norm in norms:
                 norm.momentum = 1.0
                 norm.train()
-            model(*as_arguments(example))
+            call(model, cloned(example))
         finite = all(buffer.isfinite().all() for norm in norms for buffer in norm.buffers())
     except (RuntimeError, ValueError):  # one value per channel has no variance
         finite = False

@@ -13,6 +13,7 @@ from torch.nn import functional
 from hwprune.errors import ModelError
 from hwprune.training.evaluation import device_of
 from hwprune.training.modes import keeping_modes
+from hwprune.training.task import logits_of
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -74,7 +75,7 @@ class Distillation:
         """``(1 − weight) · loss + weight · distillation`` for the forward pass that made ``loss``.
 
         Raises:
-            ModelError: the loss did not call the model, or the two outputs are not tensors of one shape.
+            ModelError: the loss did not call the model, or the logits are not of one shape.
         """
         if self._seen is None:
             raise ModelError(
@@ -84,8 +85,9 @@ class Distillation:
         self._seen = None
         with torch.no_grad():
             teacher = self._teacher(*inputs, **keywords)
-        shapes = [tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in (student, teacher)]
-        if shapes[0] != shapes[1] or not isinstance(student, Tensor) or student.dim() < 2:
+        student, teacher = logits_of(student), logits_of(teacher)
+        shapes = [tuple(logits.shape) for logits in (student, teacher)]
+        if shapes[0] != shapes[1] or student.dim() < 2:
             raise ModelError(
                 f"distillation compares logits (N, classes, …); the model gives {shapes[0]}, the teacher {shapes[1]}",
                 hint="set distill_weight to 0, or give a teacher with the same outputs",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from lightning_fabric.utilities import move_data_to_device
 from torch import Tensor, nn
 
 from hwprune.training.data import Data
@@ -15,7 +18,7 @@ def evaluate(predict: Predict, data: Data, task: Task, *, batch_size: int = 64) 
     """Metric of a predictor, such as an exported engine.
 
     Args:
-        predict: maps inputs (N, …) to outputs (N, …), both on the CPU.
+        predict: maps inputs (N, …), by position or by name, to outputs (N, …), all on the CPU.
         data: its validation set.
         task: says what is measured.
         batch_size: samples per call; the last call may have fewer.
@@ -27,10 +30,9 @@ def evaluate_model(model: nn.Module, data: Data, task: Task, *, batch_size: int 
     """Metric of a torch model in eval mode, without gradients; its modes are as before afterwards."""
     device = device_of(model)
 
-    def predict(inputs: Tensor) -> Tensor:
+    def predict(*inputs: Tensor, **named: Tensor) -> Any:
         with torch.no_grad():
-            output: Tensor = model(inputs.to(device))
-            return output
+            return model(*move_data_to_device(inputs, device), **move_data_to_device(named, device))
 
     with keeping_modes(model):
         model.eval()

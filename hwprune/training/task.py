@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,11 @@ from torch.nn import functional
 from torchmetrics.classification import MulticlassAccuracy
 
 from hwprune.errors import DataError, InputError, ModelError
+from hwprune.network.forward import Example, call, tensors_of
 from hwprune.network.loading import importable, load_module
 
-Predict = Callable[[Tensor], Tensor]
+Predict = Callable[..., Any]
+"""What ``forward`` takes to what it returns: the torch model, or an engine (a tensor, or a tuple of all outputs)."""
 _FUNCTIONS = "loss(model, batch) and evaluate(predict)"
 
 
@@ -41,7 +43,9 @@ class Task(Protocol):
 class ClassificationTask:
     """Single-label classification: cross entropy, top-1 accuracy in [0, 1].
 
-    Batches are ``(inputs, labels)``, labels int64 of shape (N,).
+    Batches are ``(inputs, labels)``: a tensor, a tuple or list of tensors (by position) or a dictionary of them (by the
+    names of ``forward``'s arguments), and labels int64 of shape (N,). The logits are the first tensor that the model
+    returns.
 
     Args:
         label_smoothing: probability spread over all classes, in [0, 1).
@@ -63,7 +67,7 @@ class ClassificationTask:
             DataError: the batch is not (inputs, labels), or a label is out of range.
         """
         inputs, labels = _pair(batch)
-        logits = model(inputs)
+        logits = logits_of(call(model, inputs))
         _check(logits, labels)
         return functional.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
 
@@ -77,7 +81,7 @@ class ClassificationTask:
         accuracy: MulticlassAccuracy | None = None
         for batch in batches:
             inputs, labels = _pair(batch)
-            logits = predict(inputs).cpu()
+            logits = logits_of(call(predict, inputs)).cpu()
             labels = labels.cpu()
             _check(logits, labels)
             if accuracy is None:
@@ -88,12 +92,33 @@ class ClassificationTask:
         return float(accuracy.compute())
 
 
-def _pair(batch: Any) -> tuple[Tensor, Tensor]:
-    if isinstance(batch, (tuple, list)) and len(batch) == 2 and all(isinstance(item, Tensor) for item in batch):
-        return batch[0], batch[1]
+def logits_of(output: Any) -> Tensor:
+    """The first tensor of what a model or an engine returns.
+
+    Raises:
+        ModelError: there is none, or another one is called ``logits``: an engine's outputs have an order only.
+    """
+    first = tensors_of(output)[0]
+    named = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    if isinstance(named, Tensor) and named is not first:
+        raise ModelError(
+            "the model returns its logits after another tensor", hint="return them first, or give a task file"
+        )
+    return first
+
+
+def _pair(batch: Any) -> tuple[Example, Tensor]:
+    if isinstance(batch, (tuple, list)) and len(batch) == 2 and isinstance(batch[1], Tensor):
+        inputs, labels = batch
+        parts = inputs.values() if isinstance(inputs, Mapping) else inputs
+        if isinstance(inputs, Tensor) or (
+            isinstance(inputs, Mapping | tuple | list) and parts and all(isinstance(part, Tensor) for part in parts)
+        ):
+            return cast(Example, inputs), labels
     raise DataError(
         f"classification needs batches of (inputs, labels), not {type(batch).__name__}",
-        hint="let the data set return (tensor, class index), or give a task file with your own loss and evaluate",
+        hint="let the data set return (inputs, class index), where inputs are a tensor, or a tuple or dictionary of "
+        "tensors; or give a task file with your own loss and evaluate",
     )
 
 

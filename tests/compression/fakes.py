@@ -13,7 +13,6 @@ from typing import Any
 from unittest import mock
 
 import onnx
-import torch
 from torch import nn
 
 from hwprune import device_runner
@@ -22,6 +21,7 @@ from hwprune.deploy import export_onnx
 from hwprune.deploy.export import OnnxInfo
 from hwprune.engines import onnxruntime_engine
 from hwprune.files import write_atomic
+from hwprune.network.forward import Example, shapes_of
 from hwprune.report import page
 
 TINY = Path(__file__).parent / "tiny.py"
@@ -53,8 +53,8 @@ class RememberingExport:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def __call__(self, model: nn.Module, example: torch.Tensor, path: Path) -> OnnxInfo:
-        digest = hashlib.sha256(str(tuple(example.shape)).encode())
+    def __call__(self, model: nn.Module, example: Example, path: Path) -> OnnxInfo:
+        digest = hashlib.sha256(shapes_of(example).encode())
         for name, value in model.state_dict().items():
             digest.update(f"{name}{tuple(value.shape)}".encode() + value.numpy().tobytes())
         kept, facts = (self.folder / f"{digest.hexdigest()}.{end}" for end in ("onnx", "json"))

@@ -137,7 +137,7 @@ class TestModels:
         with pytest.raises(DataError, match="no such file"):
             load_object(f"{tmp_path}/data.py:make", error=DataError)
 
-    @pytest.mark.parametrize("library", ["timm", "torchvision"])
+    @pytest.mark.parametrize("library", ["timm", "torchvision", "transformers"])
     def test_a_library_that_is_missing_is_named(self, library):
         if importlib.util.find_spec(library):
             pytest.skip(f"{library} is installed here")
@@ -152,13 +152,26 @@ class TestModels:
             calls.append((name, options))
             return net()
 
+        def resnet18(*, weights="downloaded", **options):
+            return make("resnet18", weights=weights, **options)
+
+        def fcn(*, weights="downloaded", weights_backbone="downloaded", **options):
+            return make("fcn", weights=weights, weights_backbone=weights_backbone, **options)
+
+        builders = {"resnet18": resnet18, "fcn": fcn}
         timm = types.SimpleNamespace(list_models=lambda: ["resnet18"], create_model=make)
-        vision = types.SimpleNamespace(models=types.SimpleNamespace(list_models=lambda: ["resnet18"], get_model=make))
+        models = types.SimpleNamespace(list_models=lambda: list(builders), get_model_builder=builders.__getitem__)
+        vision = types.SimpleNamespace(models=models)
         monkeypatch.setitem(sys.modules, "timm", timm)
         monkeypatch.setitem(sys.modules, "torchvision", vision)
         load_model("timm:resnet18")
         load_model("torchvision:resnet18")
-        assert calls == [("resnet18", {"pretrained": False}), ("resnet18", {"weights": None})]
+        load_model("torchvision:fcn")
+        assert calls == [
+            ("resnet18", {"pretrained": False}),
+            ("resnet18", {"weights": None}),
+            ("fcn", {"weights": None, "weights_backbone": None}),
+        ]
         for library in ("timm", "torchvision"):
             with pytest.raises(ModelError) as caught:
                 load_model(f"{library}:resnet81")

@@ -48,7 +48,7 @@ def test_accuracy_over_batches_of_different_sizes():
     assert task.evaluate(lambda _: next(outputs), batches) == pytest.approx(2 / 3)
 
 
-@pytest.mark.parametrize("output", [torch.zeros(2), torch.zeros(2, 1), torch.zeros(2, 3, 4), [torch.zeros(2, 3)]])
+@pytest.mark.parametrize("output", [torch.zeros(2), torch.zeros(2, 1), torch.zeros(2, 3, 4), [torch.zeros(2)]])
 def test_outputs_that_are_no_logits(output):
     with pytest.raises(ModelError, match=r"logits of shape \(N, classes\)"):
         ClassificationTask().loss(Fixed(output), batch([0, 1]))
