@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from hwprune.deploy.reference import evaluating, on_device_of, reference_outputs, returning_tensors
 from hwprune.errors import InputError, ModelError
@@ -92,7 +96,7 @@ def exported_proto(model: nn.Module, example: Example) -> onnx.ModelProto:
     """
     expected = reference_outputs(model, example)
     positional, named = arguments(on_device_of(model, example))
-    with evaluating(model), returning_tensors(model), exporter_noise_silenced():
+    with evaluating(model), returning_tensors(model), exporter_noise_silenced(), _FourDimensions():
         try:
             program = torch.onnx.export(
                 model,
@@ -109,6 +113,25 @@ def exported_proto(model: nn.Module, example: Example) -> onnx.ModelProto:
     assert program is not None  # None is returned by the exporter that dynamo=False asks for
     proto: onnx.ModelProto = program.model_proto
     return proto
+
+
+class _FourDimensions(TorchFunctionMode):
+    """Scaled dot-product attention on four dimensions, whatever it is called with: the exporter knows no other."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        named = {**dict(zip(("query", "key", "value", "attn_mask"), args, strict=False)), **(kwargs or {})}
+        attention = func is F.scaled_dot_product_attention and len(args) <= 4 and not named.get("enable_gqa")
+        if not attention or named["query"].dim() == 4:
+            return func(*args, **(kwargs or {}))
+        leading = np.broadcast_shapes(*(named[name].shape[:-2] for name in ("query", "key", "value")))
+        for name in ("query", "key", "value", "attn_mask"):
+            tensor = named.get(name)
+            if tensor is not None:
+                named[name] = tensor.expand(*leading, *tensor.shape[-2:]).reshape(1, -1, *tensor.shape[-2:])
+        made: Tensor = func(**named)
+        return made.reshape(*leading, *made.shape[-2:])
 
 
 def arguments(example: Example) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:

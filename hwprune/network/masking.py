@@ -25,7 +25,8 @@ def masked(model: nn.Module, network: Network, kept: Mapping[str, Sequence[int]]
 
     Returns:
         A deep copy in which every position of the removed channels is zero, in all parameters and in
-        the statistics of normalisations (whose variance becomes one); other buffers are left as they are. Layer norms see the kept channels alone.
+        the statistics of normalisations (whose variance becomes one); other buffers are left as they are.
+        Layer norms see the kept channels alone.
 
     Raises:
         InputError: an unknown group, or a channel that it does not have.

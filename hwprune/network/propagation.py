@@ -16,10 +16,11 @@ from hwprune.network.rules import Step, rule_for
 Place = int | str | tuple[Literal["width"], str] | tuple[Literal["first"], int]
 """Something that can be read in another way: a call that splits a dimension of which another part could carry the
 channels, by its index; a module whose attributes may hold the sizes of views, by its path; or one in which a view may
-be as wide as what the module was called with, as ("width", path); a call that splits, into more than two, as ("first", index)."""
+be as wide as what the module was called with, as ("width", path); a call that splits into more than two parts, of which
+the first may carry the channels, as ("first", index)."""
 
 
-def propagate(recording: Recording, labels: Labels, other: Container[Place] = ()) -> list[Labelled]:
+def propagate(recording: Recording, labels: Labels, other: Container[Place] = (), *, first: int = 0) -> list[Labelled]:
     """Label every value of the recording.
 
     Args:
@@ -27,6 +28,7 @@ def propagate(recording: Recording, labels: Labels, other: Container[Place] = ()
         labels: collects ties, freezes and roles.
         other: what is read in another way: of a call's dimension, not the last part carries the channels but the one
             before; a module's attributes hold the sizes of unequal parts.
+        first: index of the first call, where several recordings share labels.
 
     Returns:
         One entry per value. The model's outputs are frozen.
@@ -40,7 +42,7 @@ def propagate(recording: Recording, labels: Labels, other: Container[Place] = ()
             known[leaf.index] = _leaf(recording, leaf.index, labels)
         return known[leaf.index]
 
-    for index, call in enumerate(recording.calls):
+    for index, call in enumerate(recording.calls, first):
         arguments = _pytree.tree_map(labelled, call.arguments)
         shapes = [recording.values[output.index].shape for output in call.outputs]
         step = Step(
@@ -51,7 +53,7 @@ def propagate(recording: Recording, labels: Labels, other: Container[Place] = ()
             part=2 if ("first", index) in other else index in other,
             told=call.module in other,
         )
-        results = rule_for(call)(step) if step.tensors and index not in recording.idle else []
+        results = rule_for(call)(step) if step.tensors and index - first not in recording.idle else []
         labels.splits.update((index, ids.ravel()) for ids in step.splits)
         if call.in_place and call.op not in _MOVING and results:
             results = [_within(step, results[0])]
@@ -173,11 +175,3 @@ def _within(step: Step, dims: dict[int, Any]) -> dict[int, Any]:
         if dim not in target.dims:
             step.freeze(ids, f"written into {target.origin}, whose size is fixed")
     return dict(target.dims)
-
-
-def unused(recording: Recording) -> set[str]:
-    """Names of parameters that no operator read."""
-    read = {ref.index for call in recording.calls for ref in call.reads}
-    return {
-        value.name for index, value in enumerate(recording.values) if value.source == "parameter" and index not in read
-    }

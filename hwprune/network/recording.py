@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -101,6 +101,7 @@ class Recording:
         idle: indices of calls on one tensor, whatever its size, of which nothing reaches the outputs, such as the mean
             of attention weights that nobody asked for.
         given: module path → the tensors that it was called with, of all its calls.
+        branches: another recording, of what modules run in training only.
     """
 
     calls: list[Call] = field(default_factory=list)
@@ -109,6 +110,7 @@ class Recording:
     idle: frozenset[int] = frozenset()
     sizes: dict[str, dict[str, int]] = field(default_factory=dict)
     given: dict[str, list[Ref]] = field(default_factory=dict)
+    branches: Recording | None = None
 
 
 class Deadline:
@@ -257,13 +259,14 @@ def _by_name(schema: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict
     return arguments
 
 
-def record(model: nn.Module, example: Example, deadline: Deadline) -> Recording:
+def record(model: nn.Module, example: Example, deadline: Deadline, *, branches: bool = False) -> Recording:
     """Run the model once, in evaluation mode, and write down every operator.
 
     Args:
         model: not modified, but for what its own forward does to it.
         example: the arguments of ``forward``, batch first: a tensor, a tuple, or a dictionary by name.
         deadline: when to give up.
+        branches: run what modules run in training only, such as auxiliary heads (:func:`training_branches`).
 
     Returns:
         The recording.
@@ -282,6 +285,8 @@ def record(model: nn.Module, example: Example, deadline: Deadline) -> Recording:
             leave = module.register_forward_hook(_leaving(recorder))
             hooks.callback(enter.remove)
             hooks.callback(leave.remove)
+        if branches:
+            training_branches(model)
         try:
             with recorder, _Whole(recorder):
                 output = call(model, arguments)
@@ -299,14 +304,48 @@ def record(model: nn.Module, example: Example, deadline: Deadline) -> Recording:
     return recorder.recording
 
 
+def record_all(model: nn.Module, example: Example, deadline: Deadline) -> Recording:
+    """:func:`record`; where that leaves parameters unread, with what modules run in training only.
+
+    Raises:
+        ModelError: forward fails in evaluation mode, or time is up.
+    """
+    recording = record(model, example, deadline)
+    if unread(recording):
+        with suppress(ModelError):  # in training, it may want targets as well
+            recording.branches = record(model, example, deadline, branches=True)
+    return recording
+
+
+def unread(recording: Recording) -> set[str]:
+    """Names of parameters that no operator read."""
+    found = set[str]()
+    for position, one in enumerate(filter(None, (recording, recording.branches))):
+        read = {ref.index for made in one.calls for ref in made.reads}
+        parameters = [(index, value.name) for index, value in enumerate(one.values) if value.source == "parameter"]
+        names = {name for index, name in parameters if index not in read}
+        found = found & names if position else names
+    return found
+
+
+def training_branches(model: nn.Module) -> None:
+    """Set modules that only contain others to training mode; layers stay in evaluation mode.
+
+    So ``if self.training`` is answered as in training, but norms keep their statistics and nothing is dropped.
+    """
+    for module in model.modules():
+        holds = next(module.children(), None) is not None
+        module.training = holds and not module._parameters and not module._buffers
+
+
 def _idle(recording: Recording) -> frozenset[int]:
     needed, found = {ref.index for ref in recording.outputs}, set[int]()
-    for index, call in reversed(list(enumerate(recording.calls))):
-        written = call.in_place or call.mutates or not needed.isdisjoint(ref.index for ref in call.outputs)
-        if not written and len(call.reads) == 1 and (call.pointwise or call.op in _OF_ANY_SIZE):
+    for index, one in reversed(list(enumerate(recording.calls))):
+        written = one.in_place or one.mutates or not needed.isdisjoint(ref.index for ref in one.outputs)
+        if not written and len(one.reads) == 1 and (one.pointwise or one.op in _OF_ANY_SIZE):
             found.add(index)
         else:
-            needed.update(ref.index for ref in call.reads)
+            needed.update(ref.index for ref in one.reads)
     return frozenset(found)
 
 

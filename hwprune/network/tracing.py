@@ -15,8 +15,8 @@ from hwprune.network.grouping import group_channels
 from hwprune.network.labels import Ids, Labels
 from hwprune.network.layers import activations_of, layers_of
 from hwprune.network.network import ChannelGroup, Network
-from hwprune.network.propagation import Place, follow_sizes, follow_widths, propagate, unused
-from hwprune.network.recording import Deadline, Recording, record
+from hwprune.network.propagation import Place, follow_sizes, follow_widths, propagate
+from hwprune.network.recording import Deadline, Recording, record_all, unread
 from hwprune.network.surgery import copied
 from hwprune.network.tensors import Constants, activations
 from hwprune.network.trial import Trial
@@ -49,8 +49,10 @@ def trace(model: nn.Module, example: Example, *, verify: bool = True, deadline_s
     model, deadline = unwrapped(model), Deadline(deadline_s)
     working = copied(model)
     make_resizable(working)
-    recording = record(working, example, deadline)
-    found = _best(_Reading(recording), Trial(model, example, deadline)) if verify else _Reading(recording)
+    recording = record_all(working, example, deadline)
+    found = _Reading(recording)
+    if verify:
+        found = _best(found, Trial(model, example, deadline, branches=recording.branches is not None))
     layers = layers_of(recording, found.labelled, found.grouping)
     constants = Constants(recording, found.labelled, found.grouping, layers)
     return replace(
@@ -73,6 +75,10 @@ class _Reading:
     def __init__(self, recording: Recording, other: Set[Place] = frozenset()) -> None:
         self.recording, self.labels, self.other = recording, Labels(), other
         self.labelled = propagate(recording, self.labels, other)
+        self.calls = recording.calls
+        if recording.branches is not None:
+            propagate(recording.branches, self.labels, other, first=len(self.calls))
+            self.calls = [*self.calls, *recording.branches.calls]
         self.wide = follow_widths(recording, self.labels, self.labelled, other)
         follow_sizes(recording, self.labels, other)
         _list_unused(recording, self.labels)
@@ -109,7 +115,7 @@ class _Reading:
         """How many dimensions of a split call, or of the views in a module with sizes, can be cut; how many cannot."""
         groups = [index for index, group in enumerate(self.grouping.groups) if group.frozen is None]
         held = {path: set(sizes.values()) for path, sizes in self.recording.sizes.items()}
-        split = {self.recording.calls[call].module for call in self.labels.splits}
+        split = {self.calls[call].module for call in self.labels.splits}
         places: list[tuple[Place, Ids]] = [*self.labels.splits.items()]
         places += [(("first", index), ids) for index, ids in self.labels.splits.items()]
         places += [(m, ids) for m, size, ids in self.labels.claims if m in split or size in held.get(m, ())]
@@ -129,9 +135,9 @@ def _best(first: _Reading, trial: Trial) -> _Reading:
     """The reading that makes most of the network cuttable; all that does not survive being cut is frozen in it.
 
     Where a view has dimensions that cannot be cut, the code may mean something else: the number of attention heads
-    where their size cannot go, and attributes that hold a size; then widths that are those of a module's input, and the
-    first of several parts. What does not make more dimensions cuttable is read as before. Shapes decide first, for these
-    are quickly tried.
+    where their size cannot go, and attributes that hold a size; then widths that are those of a module's input, and
+    the first of several parts. What does not make more dimensions cuttable is read as before. Shapes decide first, for
+    these are quickly tried.
     """
     readings = [first.fitted(trial)]
     for kind in ("", "width", "first"):
@@ -169,7 +175,7 @@ def _better(other: _Reading, before: _Reading, places: Set[Place]) -> set[Place]
 
 def _list_unused(recording: Recording, labels: Labels) -> None:
     """Weights that forward never read become frozen groups, so that nothing is left out in silence."""
-    names = unused(recording)
+    names = unread(recording)
     for value in recording.values:
         if value.name in names and len(value.shape) > 1:
             ids = labels.block(value.name, 0, value.shape[0])

@@ -12,10 +12,20 @@ import torch
 from torch import nn
 
 from hwprune.errors import SurgeryError
-from hwprune.network.forward import Example, call, cloned, mapped, outputs_of, random_like, undisturbed, what_failed
+from hwprune.network.forward import (
+    Example,
+    call,
+    cloned,
+    mapped,
+    outputs_of,
+    random_like,
+    tensors_of,
+    undisturbed,
+    what_failed,
+)
 from hwprune.network.masking import masked
 from hwprune.network.network import ChannelGroup, Network
-from hwprune.network.recording import Deadline
+from hwprune.network.recording import Deadline, training_branches
 from hwprune.network.surgery import copied, cut, resize
 from hwprune.network.verification import compare_outputs, tolerance_for
 
@@ -29,10 +39,11 @@ class Trial:
         model: left as it is.
         example: its input.
         deadline: when to give up.
+        branches: whether what modules run in training only has to keep working.
     """
 
-    def __init__(self, model: nn.Module, example: Example, deadline: Deadline) -> None:
-        self.model, self.example, self.deadline = model, example, deadline
+    def __init__(self, model: nn.Module, example: Example, deadline: Deadline, *, branches: bool = False) -> None:
+        self.model, self.example, self.deadline, self.branches = model, example, deadline, branches
         self._needed: dict[str, bool] = {}  # kind of attribute → whether another value changes any shape
 
     def needless(self, network: Network) -> set[str]:
@@ -49,7 +60,7 @@ class Trial:
                 other = copied(shaped)
                 for name in names:
                     resize(other, name, 101)  # no width is a multiple of it
-                self._needed[kind] = _shapes(other, self.example) != wanted
+                self._needed[kind] = self._shapes(other) != wanted
         return {name for kind, names in kinds.items() if not self._needed.get(kind, True) for name in names}
 
     def misfits(self, network: Network) -> dict[str, str]:
@@ -63,7 +74,7 @@ class Trial:
         shaped, wanted = self._shaped
         if isinstance(wanted, Exception):
             return {}
-        return _search(network, lambda chosen: _misfit(shaped, network, chosen, self.example, wanted), self.deadline)
+        return _search(network, lambda chosen: self._misfit(shaped, network, chosen, wanted), self.deadline)
 
     def differences(self, network: Network) -> dict[str, str]:
         """Group name → why the network without some of it does not run, or does not answer like the masked one.
@@ -77,7 +88,34 @@ class Trial:
     @cached_property
     def _shaped(self) -> tuple[nn.Module, list[torch.Size] | Exception]:
         shaped = without_values(self.model)
-        return shaped, _shapes(shaped, self.example)
+        return shaped, self._shapes(shaped)
+
+    def _shapes(self, shaped: nn.Module) -> list[torch.Size] | Exception:
+        """Of the outputs, found without values; or why not."""
+        try:
+            given = mapped(lambda tensor: tensor.to("meta"), self.example)
+            outputs = outputs_of(shaped, given)
+            if self.branches:
+                with undisturbed(shaped):
+                    training_branches(shaped)
+                    outputs += tensors_of(call(shaped, given))
+            return [tensor.shape for tensor in outputs]
+        except Exception as error:
+            return error
+
+    def _misfit(
+        self, shaped: nn.Module, network: Network, groups: Sequence[ChannelGroup], wanted: list[torch.Size]
+    ) -> str | None:
+        """Why these groups cannot be cut together, as far as shapes tell; None if they can."""
+        for kept in _draws(network, groups):
+            smaller = cut(shaped, network.cuts(kept))
+            found = self._shapes(smaller)
+            if isinstance(found, Exception):
+                return f"forward of the smaller network fails: {what_failed(smaller, found)}"
+            if found != wanted:
+                shapes = [tuple(shape) for shape in found], [tuple(shape) for shape in wanted]
+                return f"the smaller network returns shapes {shapes[0]}, the original {shapes[1]}"
+        return None
 
     @cached_property
     def _lively(self) -> nn.Module:  # one copy for all readings
@@ -135,30 +173,6 @@ def without_values(model: nn.Module) -> nn.Module:
     for parameter in model.parameters():
         memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
     return copied(model, memo)
-
-
-def _shapes(shaped: nn.Module, example: Example) -> list[torch.Size] | Exception:
-    """Of the outputs, found without values; or why not."""
-    try:
-        given = mapped(lambda tensor: tensor.to("meta"), example)
-        return [tensor.shape for tensor in outputs_of(shaped, given)]
-    except Exception as error:
-        return error
-
-
-def _misfit(
-    shaped: nn.Module, network: Network, groups: Sequence[ChannelGroup], example: Example, wanted: list[torch.Size]
-) -> str | None:
-    """Why these groups cannot be cut together, as far as shapes tell; None if they can."""
-    for kept in _draws(network, groups):
-        smaller = cut(shaped, network.cuts(kept))
-        found = _shapes(smaller, example)
-        if isinstance(found, Exception):
-            return f"forward of the smaller network fails: {what_failed(smaller, found)}"
-        if found != wanted:
-            shapes = [tuple(shape) for shape in found], [tuple(shape) for shape in wanted]
-            return f"the smaller network returns shapes {shapes[0]}, the original {shapes[1]}"
-    return None
 
 
 def _difference(model: nn.Module, network: Network, groups: Sequence[ChannelGroup], example: Example) -> str | None:

@@ -128,7 +128,7 @@ class WeightNorm(Wrapped):
         "input of stem": "whose size is fixed (addmm in stem)",
         "head": "the model's output",
         "turn": "hwprune has no rule for the operator aten.tril.default (tril in turn.",
-        "turn#2": "multiplied with the result of mul in turn.parametrizations.weight.0, whose size is fixed (mm in turn.",
+        "turn#2": "multiplied with the result of mul in turn.parametrizations.weight.0, whose size is fixed (mm",
         "turn#3": "combined with the result of addmm in turn, whose size is fixed (addmm in turn)",
         "input of head": "reads the result of relu in the model itself, whose size is fixed (addmm in head)",
     },

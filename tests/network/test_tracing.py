@@ -163,8 +163,8 @@ class Blocks(nn.Module):
 
 @pytest.mark.parametrize("hard", [range(1, 24), [5]], ids=["all", "one"])
 def test_counterparts_in_repeated_blocks(hard, monkeypatch):
-    runs, failure = [], trial._misfit
-    monkeypatch.setattr(trial, "_misfit", lambda *given: runs.append(given) or failure(*given))
+    runs, failure = [], trial.Trial._misfit
+    monkeypatch.setattr(trial.Trial, "_misfit", lambda *given: runs.append(given) or failure(*given))
     network = trace(Blocks(24, hard), IMAGE)
     frozen = {name for name, reason in reasons(network).items() if "is invalid for input of size" in reason}
     assert frozen == {f"convs.{i}" for i in hard}
