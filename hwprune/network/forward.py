@@ -95,7 +95,7 @@ def tensors_of(output: Any) -> list[torch.Tensor]:
     Raises:
         ModelError: something in the output is of a type that cannot be looked into, or there is no tensor.
     """
-    found = list(_tensors(output))
+    found = [leaf for leaf in leaves_of(output) if isinstance(leaf, torch.Tensor)]
     if not found:
         raise ModelError(
             "the model's output contains no tensor", hint="return a tensor, tuple, list or dict of tensors"
@@ -103,14 +103,19 @@ def tensors_of(output: Any) -> list[torch.Tensor]:
     return found
 
 
-def _tensors(output: Any) -> Iterator[torch.Tensor]:
+def leaves_of(output: Any) -> Iterator[Any]:
+    """The tensors, numbers and words in a model's output, in order; what is None is left out.
+
+    Raises:
+        ModelError: something is of a type that cannot be looked into.
+    """
     for leaf in _pytree.tree_leaves(output):
-        if isinstance(leaf, torch.Tensor):
+        if isinstance(leaf, torch.Tensor | bool | int | float | complex | str | torch.dtype | torch.device):
             yield leaf
         elif is_dataclass(leaf) and not isinstance(leaf, type):
             for field in fields(leaf):
-                yield from _tensors(getattr(leaf, field.name))
-        elif leaf is not None and not isinstance(leaf, bool | int | float | complex | str | torch.dtype | torch.device):
+                yield from leaves_of(getattr(leaf, field.name))
+        elif leaf is not None:
             kind = type(leaf).__name__
             cache = "; a model of transformers without its cache: config.use_cache = False" if "Cache" in kind else ""
             raise ModelError(

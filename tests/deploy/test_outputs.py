@@ -53,7 +53,6 @@ FORMS: dict[str, tuple[Callable[[Tensor, Tensor], Any], int]] = {
     "segmentation": (lambda logits, mask: OrderedDict(out=mask), 1),
     "segmentation with aux": (lambda logits, mask: OrderedDict(out=mask, aux=logits), 2),
     "None among them": (lambda logits, mask: (None, logits, None, {"mask": mask, "none": None}), 2),
-    "numbers among them": (lambda logits, mask: {"steps": 3, "logits": logits, "name": "net"}, 1),
     "a dataclass": (lambda logits, mask: Answer(logits=logits), 1),
     "a dataclass in one": (lambda logits, mask: Answer(logits, None, Answer(mask)), 2),
     "a named tuple": (lambda logits, mask: Named(logits, None), 1),
@@ -80,6 +79,14 @@ def test_traced_cut_exported_and_compared(form: str, tmp_path: Path) -> None:
     assert not smaller._forward_hooks
 
 
+def test_numbers_and_words_can_be_traced_but_no_engine_returns_them(tmp_path: Path) -> None:
+    model = Net(lambda logits, mask: {"steps": 3, "logits": logits, "name": "net"}).eval()
+    assert trace(model, IMAGE).output_shape == (2, 5)
+    with pytest.raises(ModelError, match="returns a int, str, which an engine cannot") as caught:
+        export_onnx(model, IMAGE, tmp_path / "m.onnx")
+    assert caught.value.hint
+
+
 def test_an_archive_of_torch_returns_the_same(tmp_path: Path) -> None:
     model = Net(FORMS["a dataclass in one"][0]).eval()
     engine = open_engine(torch_archive(model, IMAGE), runtime="torch")
@@ -101,7 +108,7 @@ def test_what_cannot_be_looked_into_is_told(tmp_path: Path) -> None:
 
 
 class TestLogits:
-    @pytest.mark.parametrize("form", ["None among them", "numbers among them", "a dataclass in one", "a named tuple"])
+    @pytest.mark.parametrize("form", ["None among them", "a dataclass in one", "a named tuple"])
     def test_of_the_model_and_of_its_engine_are_the_same(self, form: str, tmp_path: Path) -> None:
         model = Net(FORMS[form][0]).eval()
         batches = [(IMAGE, torch.tensor([1, 3]))]
