@@ -61,8 +61,25 @@ def fresh(name: str) -> nn.Module:
         return randomised(build(name))
     kind, _, model = model.partition(".")
     importable()
-    found = importlib.import_module(f"{library}.models.{kind}")
-    return randomised(getattr(found, model)(weights=None, weights_backbone=None)).eval()
+    found = getattr(importlib.import_module(f"{library}.models.{kind}"), model)(weights=None, weights_backbone=None)
+    return randomised(Detector(found) if kind == "detection" else found).eval()
+
+
+class Detector(nn.Module):
+    """What of a torchvision detector a device runs densely: backbone and heads, without proposals and suppression.
+
+    Its custom operators for these are not in a CPU build, and boxes have no channels. Of a two-stage detector, the head
+    that proposes.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.backbone: nn.Module = model.backbone
+        self.head: nn.Module = model.rpn.head if hasattr(model, "rpn") else model.head
+
+    def forward(self, images: torch.Tensor) -> Any:
+        """Images (N, 3, H, W) to scores and boxes of every anchor."""
+        return self.head(list(self.backbone(images).values()))
 
 
 def halves(network: Network) -> dict[str, list[int]]:

@@ -57,7 +57,7 @@ def propagate(recording: Recording, labels: Labels, other: Container[Place] = ()
         labels.splits.update((index, ids.ravel()) for ids in step.splits)
         if call.in_place and call.op not in _MOVING and results:
             results = [_within(step, results[0])]
-        if call.op in _SIZED and not call.builtin and results:
+        if call.op in _SIZED and call.told and not call.builtin and results:
             labels.claims += [(call.module, ids.size, ids) for ids in results[0].values() if ids.size > 1]
         constant = all(tensor.constant for tensor in step.tensors)
         origin = f"the result of {call.place}"

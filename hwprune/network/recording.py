@@ -68,6 +68,7 @@ class Call:
         outputs: one per tensor written, in order.
         module: path of the innermost module it ran in ("" for the model itself).
         builtin: that module is one of ``torch.nn`` without children.
+        told: somebody called for a tensor of these sizes; those of a view inside a matrix product, say, follow.
     """
 
     op: str
@@ -81,6 +82,7 @@ class Call:
     outputs: tuple[Ref, ...]
     module: str
     builtin: bool
+    told: bool = False
 
     @property
     def place(self) -> str:
@@ -138,6 +140,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.recording = Recording()
         self.stack: list[tuple[str, bool]] = [("", False)]
+        self.called: str | None = None  # the function of torch that is running, as far as it is known
         self._deadline = deadline
         self._index: Any = WeakIdKeyDictionary()
         self._memory: dict[int, str] = {}
@@ -219,6 +222,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 outputs=tuple(self.add(tensor, "computed") for tensor in outputs),
                 module=module,
                 builtin=builtin,
+                told=self.called is None or self.called in _TELLING,
             )
         )
         return result
@@ -241,9 +245,14 @@ class _Whole(TorchFunctionMode):
             return self._recorder.record(torch.ops.aten.rms_norm.default, args, kwargs or {})
         if func in _LEAVING:
             self._recorder.leave(func.__name__.strip("_"), args[0])
-        return func(*args, **(kwargs or {}))
+        self._recorder.called = getattr(func, "__name__", None)
+        try:
+            return func(*args, **(kwargs or {}))
+        finally:
+            self._recorder.called = None
 
 
+_TELLING = frozenset({"view", "reshape", "expand", "unflatten", "view_as", "reshape_as", "expand_as"})
 _LEAVING = (torch.Tensor.numpy, torch.Tensor.tolist, torch.Tensor.__array__)
 
 

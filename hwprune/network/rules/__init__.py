@@ -137,6 +137,7 @@ RULES: dict[str, Rule] = {
     "pixel_unshuffle": spatial.pixel_unshuffle,
     "channel_shuffle": spatial.channel_shuffle,
     "im2col": spatial.im2col,
+    "col2im": spatial.col2im,
     # views
     "view": shapes.view,
     "_unsafe_view": shapes.view,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 
@@ -30,7 +31,7 @@ def spatial(step: Step) -> list[Dims]:
 def _rearranged(move: Callable[[Step, np.ndarray], np.ndarray]) -> Rule:
     def rule(step: Step) -> list[Dims]:
         source = step.source
-        dim = 1 if step.call.op in ("im2col", "channel_shuffle") else len(source.shape) - 3
+        dim = 1 if step.call.op in ("im2col", "col2im", "channel_shuffle") else len(source.shape) - 3
         step.freeze_dims(source, set(source.dims) - {0, dim}, "rearranged along this dimension")
         dims = {key: ids for key, ids in source.dims.items() if key == 0 and key != dim}
         return [{**dims, dim: move(step, source.dims[dim])} if dim in source.dims else dims]
@@ -63,7 +64,12 @@ def _im2col(step: Step, ids: np.ndarray) -> np.ndarray:
     return np.repeat(ids, step.shapes[0][-2] // ids.size)
 
 
+def _col2im(step: Step, ids: np.ndarray) -> np.ndarray:
+    return _together(step, ids.reshape(-1, math.prod(step["kernel_size"])))
+
+
 pixel_shuffle = _rearranged(_pixel_shuffle)
 pixel_unshuffle = _rearranged(_pixel_unshuffle)
 channel_shuffle = _rearranged(_channel_shuffle)
 im2col = _rearranged(_im2col)
+col2im = _rearranged(_col2im)
