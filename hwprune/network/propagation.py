@@ -105,15 +105,19 @@ def follow_widths(
     return found
 
 
-def follow_sizes(recording: Recording, labels: Labels, modules: Container[Place]) -> None:
+def follow_sizes(
+    recording: Recording, labels: Labels, labelled: Sequence[Labelled], modules: Container[Place]
+) -> None:
     """Tie attributes that hold a size to the channels that they are the number of.
 
     An attribute is taken for the size that a view or a split was given in the same module, if they are equal, and the
-    dimension is always the same channels. Whether that was right, tracing finds out by running the cut network.
+    dimension is always the same channels; or the only ones besides those that the module was called with, whose number
+    it need not remember. Whether that was right, tracing finds out by running the cut network.
 
     Args:
         recording: of one forward pass.
         labels: with its claims.
+        labelled: every value of the recording.
         modules: whose attributes.
     """
     root, followed = components(labels.size, labels.ties), set[tuple[str, int]]()
@@ -121,8 +125,11 @@ def follow_sizes(recording: Recording, labels: Labels, modules: Container[Place]
     for module, size, ids in labels.claims:
         claims.setdefault((module, size), {})[root[ids].tobytes()] = ids
     for module, sizes in recording.sizes.items():
+        refs = recording.given.get(module, ()) if module in modules else ()
+        given = {root[ids].tobytes() for ref in refs for ids in labelled[ref.index].dims.values()}
         for name, size in sizes.items() if module in modules else ():
-            claimed = list(claims.get((module, size), {}).values())
+            found = claims.get((module, size), {})
+            claimed = [ids for key, ids in found.items() if key not in given] or list(found.values())
             if len(claimed) == 1:
                 _follow(labels, module, name, claimed[0])
                 followed.add((module, size))

@@ -80,7 +80,7 @@ class _Reading:
             propagate(recording.branches, self.labels, other, first=len(self.calls))
             self.calls = [*self.calls, *recording.branches.calls]
         self.wide = follow_widths(recording, self.labels, self.labelled, other)
-        follow_sizes(recording, self.labels, other)
+        follow_sizes(recording, self.labels, self.labelled, other)
         _list_unused(recording, self.labels)
         self.grouping = group_channels(self.labels, activations_of(recording, self.labelled))
         self.failed: dict[tuple[object, ...], str] = {}
@@ -159,12 +159,17 @@ def _best(first: _Reading, trial: Trial) -> _Reading:
 
 def _read(before: _Reading, hopeful: Set[Place], trial: Trial, failed: _Reading | None = None) -> _Reading | None:
     """Read these places otherwise, as far as that makes more of each cuttable; None if nowhere."""
-    other = _Reading(before.recording, before.other | hopeful)
-    while hopeful := _better(other, before, hopeful):
+    tried = False
+    while hopeful:
         trial.deadline.check("reading it otherwise")
-        other = _Reading(before.recording, before.other | hopeful).fitted(trial, failed or before)
-        if _better(other, before, hopeful) == hopeful:
+        other = _Reading(before.recording, before.other | hopeful)
+        if tried:
+            other = other.fitted(trial, failed or before)
+        worse = hopeful - _better(other, before, hopeful)
+        if not worse and tried:
             return other
+        tried = tried or not worse  # what does not help by itself need not be cut to see it
+        hopeful = hopeful - ({place for place in worse if isinstance(place, int)} or worse)
     return None
 
 

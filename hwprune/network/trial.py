@@ -66,14 +66,15 @@ class Trial:
     def misfits(self, network: Network) -> dict[str, str]:
         """Group name → why the shapes of the network without some of it do not fit; of those that do, nothing.
 
-        Tried on tensors without values, for a fraction of the time; of a model that does not run on such, nothing.
+        Tried on tensors without values, for a fraction of the time; a model that does not run on such is tried as in
+        :meth:`differences`.
 
         Raises:
             ModelError: time is up.
         """
         shaped, wanted = self._shaped
         if isinstance(wanted, Exception):
-            return {}
+            return self.differences(network)
         return _search(network, lambda chosen: self._misfit(shaped, network, chosen, wanted), self.deadline)
 
     def differences(self, network: Network) -> dict[str, str]:
