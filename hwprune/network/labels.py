@@ -52,6 +52,8 @@ class Labels:
         ties: ids that can only go together, pair by pair.
         freezes: ids that cannot go, and why.
         roles: index of a block → what its tensor does with these channels.
+        written: of norms that are written out: their module, its first parameter, the channels that are reduced over,
+            and why these are frozen if it turns out to be no norm.
         norms: weights of the layer norms whose statistics run over the channels that are kept.
         claims: module in which an operator was told a size, the size, and the ids of that dimension.
         told: module, ids of the unequal parts that it takes a dimension apart into, and why they are frozen if it turns
@@ -65,6 +67,7 @@ class Labels:
         self.freezes: list[tuple[Ids, str]] = []
         self.roles: dict[int, Role] = {}
         self.norms: list[str] = []
+        self.written: list[tuple[str, str, Ids, str]] = []
         self.splits: dict[int, Ids] = {}
         self.claims: list[tuple[str, int, Ids]] = []
         self.told: list[tuple[str, list[Ids], str]] = []

@@ -41,9 +41,10 @@ def masked(model: nn.Module, network: Network, kept: Mapping[str, Sequence[int]]
                 tensor = tensors[member.tensor]
                 positions = torch.from_numpy(member.index[gone].ravel()).to(tensor.device)
                 tensor.index_fill_(member.dim, positions, _empty(member.tensor))
-    removed = network.cuts(kept) if network.norms else {}
-    statistics = KeptStatistics()
-    statistics.kept = {name: torch.tensor(removed[name][0]) for name in network.norms if name in removed}
+    norms = [*network.norms, *network.written_norms]
+    removed = network.cuts(kept) if norms else {}
+    statistics = KeptStatistics(network.written_norms)
+    statistics.kept = {name: torch.tensor(removed[name][0]) for name in norms if name in removed}
     if statistics.kept:
         statistics.attach(result)
     return result
@@ -104,8 +105,8 @@ class Masks:
                 self._cuts.setdefault(member.tensor, []).append((group.name, member))
         self._off: dict[str, torch.Tensor] = {}  # tensor → which of its positions are switched off
         self._saved: dict[str, torch.Tensor] = {}  # tensor → the values that switched-off positions had
-        self._statistics = KeptStatistics()
-        if network.norms:
+        self._statistics = KeptStatistics(network.written_norms)
+        if network.norms or network.written_norms:
             self._statistics.attach(model)
 
     @property
@@ -169,7 +170,7 @@ class Masks:
         saved = self._saved.setdefault(name, torch.zeros(tensor.shape, dtype=tensor.dtype))
         saved[new] = tensor.detach().cpu()[new]
         self._off[name] = mask
-        if name in self._network.norms:
+        if name in self._network.norms or name in self._network.written_norms:
             self._statistics.kept[name] = (~mask).nonzero().ravel()
         return before & ~mask
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -125,6 +125,8 @@ class Network:
         stored: what layers read besides activations: parameters, buffers, and what is computed from these.
         activations: what flows through it: inputs first, then in order of the layers that write them.
         norms: weights of layer norms; their statistics run over the channels that are kept.
+        written_norms: first parameter of every module that normalises over channels by operators of its own → the
+            dimension of its input, counted from the end.
     """
 
     layers: tuple[Layer, ...]
@@ -136,6 +138,7 @@ class Network:
     stored: tuple[StoredTensor, ...] = ()
     activations: tuple[Activation, ...] = ()
     norms: tuple[str, ...] = ()
+    written_norms: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def cuttable(self) -> tuple[ChannelGroup, ...]:

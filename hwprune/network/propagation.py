@@ -52,6 +52,7 @@ def propagate(recording: Recording, labels: Labels, other: Container[Place] = ()
             labels,
             part=2 if ("first", index) in other else index in other,
             told=call.module in other,
+            norm=recording.norms.get(call.module),
         )
         results = rule_for(call)(step) if step.tensors and index - first not in recording.idle else []
         labels.splits.update((index, ids.ravel()) for ids in step.splits)
@@ -72,6 +73,34 @@ def propagate(recording: Recording, labels: Labels, other: Container[Place] = ()
 
 _MOVING = frozenset({"transpose", "t", "squeeze", "unsqueeze", "swapaxes", "swapdims"})  # dimensions, in place or not
 _SIZED = frozenset({"view", "_unsafe_view", "reshape", "expand"})  # operators that are told the sizes of their result
+
+
+def follow_norms(recording: Recording, labels: Labels, labelled: Sequence[Labelled]) -> dict[str, int]:
+    """Freeze what is reduced over by modules that are no norms.
+
+    Args:
+        recording: of one forward pass.
+        labels: with what may be norms.
+        labelled: every value of the recording.
+
+    Returns:
+        First parameter of every norm that is written out → the dimension of its input that it is as long as, counted
+        from the end.
+    """
+    root, found = components(labels.size, labels.ties), dict[str, int]()
+    for module, name, ids, why in labels.written:
+        own = root[labels.block(name, 0, ids.size)]
+        dims = {
+            dim - len(labelled[ref.index].shape)
+            for ref in recording.given.get(module, ())
+            for dim, have in labelled[ref.index].dims.items()
+            if np.array_equal(root[have], own)
+        }
+        if len(dims) == 1 and np.array_equal(root[ids], own):
+            found[name] = dims.pop()
+        else:
+            labels.freeze(ids, why)
+    return found
 
 
 def follow_widths(
@@ -105,9 +134,7 @@ def follow_widths(
     return found
 
 
-def follow_sizes(
-    recording: Recording, labels: Labels, labelled: Sequence[Labelled], modules: Container[Place]
-) -> None:
+def follow_sizes(recording: Recording, labels: Labels, labelled: Sequence[Labelled], modules: Container[Place]) -> None:
     """Tie attributes that hold a size to the channels that they are the number of.
 
     An attribute is taken for the size that a view or a split was given in the same module, if they are equal, and the

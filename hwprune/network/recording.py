@@ -104,6 +104,8 @@ class Recording:
             of attention weights that nobody asked for.
         given: module path → the tensors that it was called with, of all its calls.
         branches: another recording, of what modules run in training only.
+        norms: path of a module that may be a norm that is written out (it makes a tensor of the same shape, and has
+            nothing but parameters of one dimension and one size) → the first of these parameters.
     """
 
     calls: list[Call] = field(default_factory=list)
@@ -113,6 +115,7 @@ class Recording:
     sizes: dict[str, dict[str, int]] = field(default_factory=dict)
     given: dict[str, list[Ref]] = field(default_factory=dict)
     branches: Recording | None = None
+    norms: dict[str, str] = field(default_factory=dict)
 
 
 class Deadline:
@@ -290,8 +293,11 @@ def record(model: nn.Module, example: Example, deadline: Deadline, *, branches: 
     with ExitStack() as hooks, undisturbed(model):
         for path, module in model.named_modules():
             builtin = type(module).__module__.startswith("torch.nn.") and next(module.children(), None) is None
+            own = dict(module.named_parameters())
+            if not builtin and [len(shape) for shape in {one.shape for one in own.values()}] == [1]:
+                recorder.recording.norms[path] = f"{path}.{next(iter(own))}".lstrip(".")
             enter = module.register_forward_pre_hook(_entering(recorder, path, builtin), prepend=True, with_kwargs=True)
-            leave = module.register_forward_hook(_leaving(recorder))
+            leave = module.register_forward_hook(_leaving(recorder, path))
             hooks.callback(enter.remove)
             hooks.callback(leave.remove)
         if branches:
@@ -380,8 +386,11 @@ def _entering(recorder: _Recorder, path: str, builtin: bool) -> Any:
     return hook
 
 
-def _leaving(recorder: _Recorder) -> Any:
+def _leaving(recorder: _Recorder, path: str) -> Any:
     def hook(module: nn.Module, inputs: Any, output: Any) -> None:
         recorder.stack.pop()
+        shapes = [leaf.shape for leaf in _pytree.tree_leaves((inputs, output)) if isinstance(leaf, torch.Tensor)]
+        if len(shapes) != 2 or shapes[0] != shapes[1]:
+            recorder.recording.norms.pop(path, None)
 
     return hook

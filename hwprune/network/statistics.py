@@ -2,12 +2,16 @@
 
 A batch norm looks at every channel on its own, so zeros in the others change nothing. A layer norm takes mean and
 variance over all of them; zeros would be counted, and the masked network would not be what the cut one is going to be.
-So while a masked network runs, its layer norms see the kept channels alone, and answer 0 for the others (our decision).
+So while a masked network runs, its layer norms see the kept channels alone and answer 0 for the others: our decision.
+
+Layer norms of torch are known by their weight, wherever they are called. A norm that is written out is a module; it
+runs on the kept channels, with the kept part of its parameters.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,12 +23,16 @@ from torch.overrides import TorchFunctionMode
 class KeptStatistics:
     """Hooks on a model, by which its layer norms take their statistics over some positions only.
 
+    Args:
+        written: a parameter of each module that is a norm written out → the dimension that it normalises over.
+
     Attributes:
         kept: name of a layer norm's weight → int64 positions of its only dimension; a norm that is not named runs as
             it is.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, written: Mapping[str, int]) -> None:
+        self.written = written
         self.kept: dict[str, torch.Tensor] = {}
         self._running: list[_OverKept] = []
 
@@ -35,12 +43,17 @@ class KeptStatistics:
 
     def enter(self, model: nn.Module, inputs: Any) -> None:
         """Before forward."""
+        for name in self.written.keys() & self.kept.keys():
+            module = model.get_submodule(name.rpartition(".")[0])
+            module.forward = partial(_over_kept, module, self.kept[name], self.written[name])
         mode = _OverKept({id(model.get_parameter(name)): positions for name, positions in self.kept.items()})
         self._running.append(mode)
         mode.__enter__()  # type: ignore[no-untyped-call]
 
     def leave(self, model: nn.Module, inputs: Any, outputs: Any) -> None:
         """After forward, failed or not."""
+        for name in self.written.keys() & self.kept.keys():
+            vars(model.get_submodule(name.rpartition(".")[0])).pop("forward", None)
         self._running.pop().__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
 
@@ -50,6 +63,20 @@ def detach(model: nn.Module) -> None:
         for key in [key for key, hook in hooks.items() if isinstance(getattr(hook, "__self__", None), KeptStatistics)]:
             del hooks[key]
             model._forward_hooks_always_called.pop(key, None)
+
+
+def _over_kept(module: nn.Module, places: torch.Tensor, dim: int, source: torch.Tensor) -> torch.Tensor:
+    """What the module makes of some of its channels; zeros elsewhere."""
+    places = places.to(source.device)
+    whole = [(part, dict(part._parameters)) for part in module.modules()]
+    try:
+        for part, parameters in whole:
+            part._parameters |= {key: one[places] for key, one in parameters.items() if one is not None}  # type: ignore
+        inside: torch.Tensor = type(module).forward(module, source.index_select(dim, places))
+    finally:
+        for part, parameters in whole:
+            part._parameters.update(parameters)
+    return torch.zeros_like(source, dtype=inside.dtype).index_copy(dim, places, inside)
 
 
 class _OverKept(TorchFunctionMode):

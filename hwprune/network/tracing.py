@@ -15,7 +15,7 @@ from hwprune.network.grouping import group_channels
 from hwprune.network.labels import Ids, Labels
 from hwprune.network.layers import activations_of, layers_of
 from hwprune.network.network import ChannelGroup, Network
-from hwprune.network.propagation import Place, follow_sizes, follow_widths, propagate
+from hwprune.network.propagation import Place, follow_norms, follow_sizes, follow_widths, propagate
 from hwprune.network.recording import Deadline, Recording, record_all, unread
 from hwprune.network.surgery import copied
 from hwprune.network.tensors import Constants, activations
@@ -79,6 +79,7 @@ class _Reading:
         if recording.branches is not None:
             propagate(recording.branches, self.labels, other, first=len(self.calls))
             self.calls = [*self.calls, *recording.branches.calls]
+        self.written = follow_norms(recording, self.labels, self.labelled)
         self.wide = follow_widths(recording, self.labels, self.labelled, other)
         follow_sizes(recording, self.labels, self.labelled, other)
         _list_unused(recording, self.labels)
@@ -109,6 +110,7 @@ class _Reading:
             output_shape=values[self.recording.outputs[0].index].shape,
             total_parameters=sum(parameter.numel() for parameter in model.parameters()),
             norms=tuple(self.labels.norms),
+            written_norms=self.written,
         )
 
     def cuttable(self) -> tuple[Counter[Place], Counter[Place]]:

@@ -6,6 +6,8 @@ import numpy as np
 
 from hwprune.network.rules.step import Dims, Step
 
+_REDUCED = "reduced over the channels"
+
 
 def reduction(step: Step) -> list[Dims]:
     """Mean, sum, maximum…: channels survive unless the sum runs over them."""
@@ -14,7 +16,11 @@ def reduction(step: Step) -> list[Dims]:
     given = step.arguments.get("dim")
     dims = [given] if isinstance(given, int) else list(given or range(rank))
     reduced = {dim % max(1, rank) for dim in dims}
-    step.freeze_dims(source, reduced, "reduced over the channels")
+    for ids in (source.dims[dim] for dim in reduced if dim in source.dims):
+        if step.norm is None:
+            step.freeze(ids, _REDUCED)
+        else:
+            step.labels.written.append((step.call.module, step.norm, ids, f"{_REDUCED} ({step.call.place})"))
     kept = [dim for dim in range(rank) if dim not in reduced]
     if step.arguments.get("keepdim"):
         result: Dims = {dim: source.dims[dim] for dim in kept if dim in source.dims}

@@ -26,6 +26,7 @@ class Step:
         labels: where ties and freezes go.
         part: which part of a dimension that is split carries the channels: 0 the last, 1 the one before, 2 the first.
         told: attributes of the module hold the sizes of unequal parts.
+        norm: the first parameter of the module, if that may be a norm that is written out.
 
     Attributes:
         splits: ids of dimensions that were split where either part could have carried the channels.
@@ -40,12 +41,13 @@ class Step:
         *,
         part: int = 0,
         told: bool = False,
+        norm: str | None = None,
     ) -> None:
         self.call = call
         self.arguments = arguments
         self.shapes = tuple(shapes)
         self.labels = labels
-        self.part, self.told = part, told
+        self.part, self.told, self.norm = part, told, norm
         self.splits: list[Ids] = []
 
     def __getitem__(self, name: str) -> Any:
