@@ -24,8 +24,16 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-unit: setup
+unit: setup $(VENV)/zoo/.ready
 	$(BIN)/python -m pytest
+
+# timm and transformers, for tests of other people's models alone; without their dependencies, which would bring another
+# torch. torchvision apart from them: its wheels are built for CUDA, and beside a CPU build of torch it cannot be imported.
+APART = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target
+$(VENV)/zoo/.ready: $(VENV)/.ready tests/network/zoo-requirements.txt
+	$(APART) $(VENV)/zoo --requirement tests/network/zoo-requirements.txt
+	$(APART) $(VENV)/torchvision torchvision==0.28.0
+	touch $@
 
 clean:
 	rm -rf $(VENV) demo

@@ -11,12 +11,11 @@ import sys
 import warnings
 from pathlib import Path
 
-import torch
 import torch_pruning
 from torch import nn
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
-from one import fresh  # noqa: E402
+from one import example_of, fresh  # noqa: E402
 
 from hwprune.network.forward import tensors_of  # noqa: E402
 
@@ -25,7 +24,7 @@ def check(name: str, shape: tuple[int, ...]) -> dict[str, object]:
     """Whether it prunes, and what share of the parameters it keeps."""
     found: dict[str, object] = {"model": name, "passed": False}
     try:
-        model, example = fresh(name), torch.randn(shape)
+        model, example = fresh(name), example_of(shape)
         before = sum(parameter.numel() for parameter in model.parameters())
         classes = tensors_of(model(example))[0].shape[1]
         heads = [

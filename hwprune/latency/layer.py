@@ -55,7 +55,7 @@ class Layer:
             where ``{"input": i}`` stands for ``inputs[i]`` and ``{"constant": shape, "channel_dim": d,
             "dtype": "float32"}`` for a parameter (d: the dimension that shrinks with the output, or
             None), ``{"torch": "float16"}`` for a dtype or memory format; None for layers with weights.
-        macs: multiply-accumulates in the dense network (0 for operators without weights).
+        macs: multiply-accumulates in the dense network, of weights or of two activations; 0 of other operators.
         parameters: weights and biases in the dense network.
         follows: names of layers whose output this layer alone reads: a runtime may run it
             inside the kernel of one of them.

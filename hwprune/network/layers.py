@@ -221,9 +221,21 @@ class _LayerMaker:
                     if key not in ("device", "pin_memory", "layout")
                 },
             },
+            macs=self._macs_of_product(call),
             parameters=self._parameter_count(call),
             follows=self._follows(call),
         )
+
+    def _macs_of_product(self, call: Call) -> int:
+        """Of a product of activations, such as attention's, which shrinks as its output does; 0 of anything else."""
+        shapes = [self._recording.values[ref.index].shape for ref in call.reads]
+        output = self._recording.values[call.outputs[0].index].shape
+        if "scaled_dot_product" in call.op:  # scores, and values by them
+            query, key, value = shapes[:3]
+            return math.prod(output[:-1]) * key[-2] * (query[-1] + value[-1])
+        if call.op in ("bmm", "matmul", "baddbmm", "mm", "addmm"):
+            return math.prod(output) * shapes[-2][-1]
+        return 0
 
     def _plain(self, value: Any, inputs: list[Ref]) -> Any:
         """An argument as JSON."""

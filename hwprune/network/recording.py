@@ -7,7 +7,7 @@ place makes a new value, so every value is written once.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Set
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -143,6 +143,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.recording = Recording()
         self.stack: list[tuple[str, bool]] = [("", False)]
+        self.entered = {""}  # paths of the modules whose forward ran
         self.called: str | None = None  # the function of torch that is running, as far as it is known
         self._deadline = deadline
         self._index: Any = WeakIdKeyDictionary()
@@ -313,7 +314,7 @@ def record(model: nn.Module, example: Example, deadline: Deadline, *, branches: 
                 f"{recorder.stack[-1][0] or 'the model itself'}: {type(error).__name__}: {error}",
                 hint=_hint(model),
             ) from error
-        recorder.recording.sizes = sizes_in(model)
+        recorder.recording.sizes = _by_caller(sizes_in(model), recorder.entered)
         recorder.recording.outputs = tuple(recorder.ref(tensor) for tensor in tensors_of(output))
     recorder.recording.idle = _idle(recorder.recording)
     return recorder.recording
@@ -367,6 +368,18 @@ def _idle(recording: Recording) -> frozenset[int]:
 _OF_ANY_SIZE = frozenset({"mean", "sum", "amax", "amin", "var", "std", "squeeze", "unsqueeze"})
 
 
+def _by_caller(sizes: Mapping[str, dict[str, int]], entered: Set[str]) -> dict[str, dict[str, int]]:
+    """Attributes by the module whose forward ran; those of a child of which only other methods did, by its parent."""
+    found: dict[str, dict[str, int]] = {}
+    for path, held in sizes.items():
+        caller = path
+        while caller not in entered:
+            caller = caller.rpartition(".")[0]
+        prefix = f"{path.removeprefix(caller).lstrip('.')}." if caller != path else ""
+        found.setdefault(caller, {}).update({f"{prefix}{name}": size for name, size in held.items()})
+    return found
+
+
 def _hint(model: nn.Module) -> str:
     halves = {parameter.dtype for parameter in model.parameters()} & {torch.float16, torch.bfloat16}
     if halves:
@@ -378,6 +391,7 @@ def _hint(model: nn.Module) -> str:
 def _entering(recorder: _Recorder, path: str, builtin: bool) -> Any:
     def hook(module: nn.Module, inputs: Any, named: Any) -> None:
         recorder.stack.append((path, builtin))
+        recorder.entered.add(path)
         if not builtin:
             leaves = _pytree.tree_leaves((inputs, named))
             given = [recorder.ref(leaf) for leaf in leaves if isinstance(leaf, torch.Tensor)]

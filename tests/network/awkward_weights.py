@@ -292,11 +292,11 @@ class DynamicKernels(nn.Module):
 
 @case(
     tokens(),
-    cuttable={"up": channels(16, "+up -down")},
-    frozen={**ends("embed", "head", flat=True), "embed": "reduced over the channels (mean in norm)"},
+    cuttable={"embed": channels(8, "+embed norm.weight:0 -up +down -head"), "up": channels(16, "+up -down")},
+    frozen=ends("embed", "head", flat=True),
 )
 class WrittenOutNorm(nn.Module):
-    """An RMS norm by hand: its mean runs over all channels."""
+    """An RMS norm by hand: its mean runs over the channels that there are."""
 
     class Rms(nn.Module):
         def __init__(self) -> None:

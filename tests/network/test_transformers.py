@@ -1,9 +1,10 @@
-"""Models in folders that transformers saved; where it is not installed, none of this is tried."""
+"""Models in folders that transformers saved; ``make test`` installs it apart, and where it is not, this is skipped."""
 
 from __future__ import annotations
 
 import json
 import pickle
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from hwprune.errors import ModelError
 from hwprune.network import cut, load_model, trace, verify_cut
 from hwprune.network.inputs import example_for
 
+sys.path.append(str(Path(sys.prefix) / "zoo"))
 transformers = pytest.importorskip("transformers")
 
 TEXT = "input_ids=1,16:int64<100;attention_mask=1,16:int64"
