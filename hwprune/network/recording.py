@@ -236,7 +236,7 @@ _COMPOSITE: Any = torch._C.DispatchKey.CompositeImplicitAutograd
 
 
 class _Whole(TorchFunctionMode):
-    """Records what the recorder would not see: an RMS norm, which torch takes apart, and values that leave torch."""
+    """Records what the recorder would not see: what torch takes apart before, and values that leave torch."""
 
     def __init__(self, recorder: _Recorder) -> None:
         super().__init__()
@@ -247,6 +247,8 @@ class _Whole(TorchFunctionMode):
     ) -> Any:
         if func in (F.rms_norm, torch.rms_norm):
             return self._recorder.record(torch.ops.aten.rms_norm.default, args, kwargs or {})
+        if func in _RECURRENT and isinstance(args[3], bool):  # not of packed sequences
+            return self._recorder.record(_RECURRENT[func], args, kwargs or {})
         if func in _LEAVING:
             self._recorder.leave(func.__name__.strip("_"), args[0])
         self._recorder.called = getattr(func, "__name__", None)
@@ -256,6 +258,12 @@ class _Whole(TorchFunctionMode):
             self._recorder.called = None
 
 
+_RECURRENT = {
+    torch._VF.lstm: torch.ops.aten.lstm.input,
+    torch._VF.gru: torch.ops.aten.gru.input,
+    torch._VF.rnn_tanh: torch.ops.aten.rnn_tanh.input,
+    torch._VF.rnn_relu: torch.ops.aten.rnn_relu.input,
+}
 _TELLING = frozenset({"view", "reshape", "expand", "unflatten", "view_as", "reshape_as", "expand_as"})
 _LEAVING = (torch.Tensor.numpy, torch.Tensor.tolist, torch.Tensor.__array__)
 

@@ -141,6 +141,9 @@ def _short(positions: Sequence[int]) -> str:
 
 
 def _weight_shape(module: nn.Module) -> tuple[int, ...] | None:
+    if isinstance(module, nn.RNNBase | nn.RNNCellBase):
+        end = "_l0" if isinstance(module, nn.RNNBase) else ""
+        return module.get_parameter(f"weight_ih{end}").shape[1], module.get_parameter(f"weight_hh{end}").shape[1]
     if isinstance(module, _FOLLOWING) or hasattr(module, "normalized_shape"):
         weight = module.weight if module.weight is not None else getattr(module, "running_mean", None)
         return tuple(weight.shape) if isinstance(weight, torch.Tensor) else None
@@ -154,6 +157,8 @@ _FOLLOWING = (
     nn.GroupNorm,
     nn.PReLU,
     nn.Embedding,
+    nn.RNNBase,
+    nn.RNNCellBase,
 )
 
 
@@ -169,6 +174,8 @@ def _follow(path: str, module: nn.Module, before: tuple[int, ...] | None) -> Non
                 hint=_HINT,
             )
         setattr(module, name, value)
+    if isinstance(module, nn.RNNBase):
+        module._init_flat_weights()  # which it keeps beside its parameters
 
 
 def _attributes(module: Any, before: tuple[int, ...], after: tuple[int, ...]) -> dict[str, Any]:
@@ -182,6 +189,8 @@ def _attributes(module: Any, before: tuple[int, ...], after: tuple[int, ...]) ->
     if isinstance(module, nn.GroupNorm):
         groups = 1 if module.num_groups == 1 else _whole(after[0], before[0] // module.num_groups)
         return {"num_channels": after[0], "num_groups": groups}
+    if isinstance(module, nn.RNNBase | nn.RNNCellBase):
+        return {"input_size": after[0], "hidden_size": after[1]}
     if isinstance(module, nn.Embedding):
         return {"num_embeddings": after[0], "embedding_dim": after[1]}
     if isinstance(module, nn.PReLU):

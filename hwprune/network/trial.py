@@ -133,7 +133,7 @@ def _search(network: Network, failure: Failure, deadline: Deadline) -> dict[str,
     sets that fail are halved, counterparts in repeated blocks together: n culprits among k kinds of groups cost about
     n·log(k) runs. Of counterparts, one culprit tells: if all fail with the same words, numbers apart, so does each.
     """
-    kinds: dict[tuple[object, ...], list[ChannelGroup]] = {}
+    kinds: dict[frozenset[tuple[object, ...]], list[ChannelGroup]] = {}
     for group in network.cuttable:
         kinds.setdefault(_pattern(group), []).append(group)
     reasons: dict[str, str] = {}
@@ -191,10 +191,9 @@ def _in_words(failure: str) -> str:
     return re.sub(r"[\d.e+-]+", "#", failure)
 
 
-def _pattern(group: ChannelGroup) -> tuple[object, ...]:
+def _pattern(group: ChannelGroup) -> frozenset[tuple[object, ...]]:
     """Equal for counterparts in repeated blocks: the same tensors but for the numbers in their names."""
-    members = {(re.sub(r"\d+", "#", member.tensor), member.dim, member.role) for member in group.members}
-    return group.channels, frozenset(members)
+    return frozenset((re.sub(r"\d+", "#", member.tensor), member.dim, member.role) for member in group.members)
 
 
 def _draws(network: Network, groups: Sequence[ChannelGroup]) -> list[dict[str, list[int]]]:

@@ -265,20 +265,20 @@ class ZeroStart(WrittenOutLstm):
         return torch.zeros(x.shape[0], self.width), torch.zeros(x.shape[0], self.width)
 
 
-NO_RULE = "hwprune has no rule for the operator aten."
+GATES = "layer.weight_ih_l0:0 layer.bias_ih_l0:0 layer.bias_hh_l0:0"
 
 
 @case(
     tokens(),
-    frozen={
-        **ends("embed", "head", flat=True),
-        "embed": NO_RULE,
-        "layer": NO_RULE,
-        "layer#2": NO_RULE,
-        "input of head": "reads the result of",
+    cuttable={
+        "embed": channels(8, "+embed layer.weight_ih_l0:1"),
+        "layer": channels(6, "layer.weight_hh_l0:1 -head", {f"{GATES} layer.weight_hh_l0:0": parts(6, 4)}),
     },
+    frozen=ends("embed", "head", flat=True),
 )
 class LstmLayer(nn.Module):
+    """Torch's own layer: a hidden unit goes with its four gates."""
+
     kind: type[nn.Module] = nn.LSTM
 
     def __init__(self) -> None:
@@ -292,14 +292,14 @@ class LstmLayer(nn.Module):
 
 @case(
     tokens(),
-    frozen={
-        **ends("embed", "head", flat=True),
-        "embed": "forward of the smaller network fails: RuntimeError: input.size(-1) must be equal to input_size.",
-        "layer": "reads the result of unbind in layer, whose size is fixed (addmm in layer)",
+    cuttable={
+        "embed": channels(8, "+embed layer.weight_ih_l0:1"),
+        "layer": channels(6, "layer.weight_hh_l0:1 -head", {f"{GATES} layer.weight_hh_l0:0": parts(6, 3)}),
     },
+    frozen=ends("embed", "head", flat=True),
 )
 class GruLayer(LstmLayer):
-    """Torch takes it apart, so its gates are seen; but the layer compares sizes."""
+    """Three gates."""
 
     kind = nn.GRU
 

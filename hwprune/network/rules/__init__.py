@@ -7,7 +7,7 @@ tags it so; otherwise it freezes everything it touches.
 from __future__ import annotations
 
 from hwprune.network.recording import Call
-from hwprune.network.rules import elementwise, norms, pieces, reductions, shapes, spatial, weights
+from hwprune.network.rules import elementwise, norms, pieces, recurrent, reductions, shapes, spatial, weights
 from hwprune.network.rules.step import Rule, Step, created, unknown
 
 RULES: dict[str, Rule] = {
@@ -31,6 +31,7 @@ RULES: dict[str, Rule] = {
         ),
         weights.attention,
     ),
+    **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), recurrent.recurrent),
     # norms
     "native_batch_norm": norms.batch_norm,
     "_native_batch_norm_legit": norms.batch_norm,
