@@ -12,6 +12,7 @@ from torch import nn
 from hwprune.errors import InputError, ModelError
 from hwprune.network.attention import make_resizable
 from hwprune.network.statistics import detach
+from hwprune.network.wrappers import unwrapped
 
 Cuts = Mapping[str, Mapping[int, Sequence[int]]]
 
@@ -53,7 +54,7 @@ def cut(model: nn.Module, cuts: Cuts) -> nn.Module:
     Raises:
         InputError: a name, dimension or position does not fit this model.
     """
-    smaller = copied(model)
+    smaller = copied(unwrapped(model))
     make_resizable(smaller, cuts)
     named = dict(_tensors(smaller))
     replaced: dict[int, torch.Tensor] = {}

@@ -23,7 +23,7 @@ from hwprune.network.trial import Trial
 from hwprune.network.wrappers import unwrapped
 
 
-def trace(model: nn.Module, example: Example, *, verify: bool = True, deadline_s: float = 60.0) -> Network:
+def trace(model: nn.Module, example: Example, *, verify: bool = True, deadline_s: float = 300.0) -> Network:
     """Find out what can be cut and what costs time.
 
     One forward pass is recorded, operator by operator. Every operator has a rule that says how channel
