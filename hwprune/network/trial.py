@@ -14,6 +14,7 @@ from torch import nn
 
 from hwprune.errors import SurgeryError
 from hwprune.network.forward import (
+    Deadline,
     Example,
     call,
     cloned,
@@ -21,12 +22,12 @@ from hwprune.network.forward import (
     outputs_of,
     random_like,
     tensors_of,
+    training_branches,
     undisturbed,
     what_failed,
 )
 from hwprune.network.masking import masked
 from hwprune.network.network import ChannelGroup, Network
-from hwprune.network.recording import Deadline, training_branches
 from hwprune.network.surgery import copied, cut, resize
 from hwprune.network.verification import compare_outputs, tolerance_for
 
@@ -40,7 +41,7 @@ class Trial:
         model: left as it is.
         example: its input.
         deadline: when to give up.
-        branches: whether what modules run in training only has to keep working.
+        branches: whether what modules run in training has to keep working, too.
     """
 
     def __init__(self, model: nn.Module, example: Example, deadline: Deadline, *, branches: bool = False) -> None:

@@ -416,6 +416,26 @@ def test_widths_that_have_to_be_equal_are_found_however_far_apart(between):
     assert found == {f"between.{index}" for index in range(between)}
 
 
+class TrainsByNumber(nn.Module):
+    """All it has runs in evaluation mode; in training, it looks at some of it with a number of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.deep, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 1), nn.Conv2d(6, 4, 1)
+
+    def forward(self, x):
+        x = self.stem(x)
+        if self.training:
+            self.spread = x.reshape(len(x), 8, -1).var(-1).mean()
+        return self.head(F.dropout(self.deep(x).relu(), 0.1, self.training))
+
+
+def test_what_fits_in_evaluation_mode_alone_is_not_cut():
+    network = trace(TrainsByNumber(), IMAGE)
+    assert [group.name for group in network.cuttable] == ["deep"]
+    assert "is invalid for input of size" in reasons(network)["stem"]
+
+
 class Broken(nn.Module):
     def __init__(self):
         super().__init__()
