@@ -1,7 +1,8 @@
-"""Running a model without leaving a trace in it: evaluation mode, no gradients, random state restored."""
+"""Running a model without leaving a trace in it (evaluation mode, no gradients, random state restored), and in time."""
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,26 @@ Example = torch.Tensor | tuple[torch.Tensor, ...] | Mapping[str, torch.Tensor]
 """What ``forward`` is called with: its one argument, all of them by position, or all of them by name."""
 
 
+class Deadline:
+    """A point in time after which tracing gives up, naming where it was.
+
+    Args:
+        duration_s: seconds from now.
+    """
+
+    def __init__(self, duration_s: float) -> None:
+        self.duration_s = duration_s
+        self._end = time.monotonic() + duration_s
+
+    def check(self, place: str) -> None:
+        """Raise ModelError if the time is up."""
+        if time.monotonic() > self._end:
+            raise ModelError(
+                f"tracing took longer than {self.duration_s:g} s; it was at {place}",
+                hint="give a smaller example input, or a longer deadline_s",
+            )
+
+
 @contextmanager
 def undisturbed(model: nn.Module, *, seed: int = 0) -> Iterator[None]:
     """Evaluation mode, no gradients, fixed random state; everything as before afterwards."""
@@ -31,6 +52,16 @@ def undisturbed(model: nn.Module, *, seed: int = 0) -> Iterator[None]:
         finally:
             for module, training in modes.items():
                 module.training = training
+
+
+def training_branches(model: nn.Module) -> None:
+    """Set modules that only contain others to training mode; layers stay in evaluation mode.
+
+    So ``if self.training`` is answered as in training, but norms keep their statistics and nothing is dropped.
+    """
+    for module in model.modules():
+        holds = next(module.children(), None) is not None
+        module.training = holds and not module._parameters and not module._buffers
 
 
 def tensors_in(example: Example) -> tuple[torch.Tensor, ...]:

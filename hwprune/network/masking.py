@@ -43,7 +43,7 @@ def masked(model: nn.Module, network: Network, kept: Mapping[str, Sequence[int]]
                 tensor.index_fill_(member.dim, positions, _empty(member.tensor))
     norms = [*network.norms, *network.written_norms]
     removed = network.cuts(kept) if norms else {}
-    statistics = KeptStatistics(network.written_norms)
+    statistics = KeptStatistics(network.norms, network.written_norms)
     statistics.kept = {name: torch.tensor(removed[name][0]) for name in norms if name in removed}
     if statistics.kept:
         statistics.attach(result)
@@ -105,7 +105,7 @@ class Masks:
                 self._cuts.setdefault(member.tensor, []).append((group.name, member))
         self._off: dict[str, torch.Tensor] = {}  # tensor → which of its positions are switched off
         self._saved: dict[str, torch.Tensor] = {}  # tensor → the values that switched-off positions had
-        self._statistics = KeptStatistics(network.written_norms)
+        self._statistics = KeptStatistics(network.norms, network.written_norms)
         if network.norms or network.written_norms:
             self._statistics.attach(model)
 

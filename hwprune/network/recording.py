@@ -6,7 +6,6 @@ place makes a new value, so every value is written once.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Set
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -21,7 +20,17 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils.weak import WeakIdKeyDictionary
 
 from hwprune.errors import ModelError
-from hwprune.network.forward import Example, call, cloned, shapes_of, tensors_in, tensors_of, undisturbed
+from hwprune.network.forward import (
+    Deadline,
+    Example,
+    call,
+    cloned,
+    shapes_of,
+    tensors_in,
+    tensors_of,
+    training_branches,
+    undisturbed,
+)
 from hwprune.network.surgery import sizes_in
 
 Source = Literal["parameter", "buffer", "input", "alias", "constant", "computed"]
@@ -103,7 +112,8 @@ class Recording:
         idle: indices of calls on one tensor, whatever its size, of which nothing reaches the outputs, such as the mean
             of attention weights that nobody asked for.
         given: module path → the tensors that it was called with, of all its calls.
-        branches: another recording, of what modules run in training only.
+        trains_otherwise: modules run something else in training (:func:`~.forward.training_branches`).
+        branches: another recording, of that, if parameters are not read otherwise.
         norms: path of a module that may be a norm that is written out (it makes a tensor of the same shape, and has
             nothing but parameters of one dimension and one size) → the first of these parameters.
     """
@@ -114,28 +124,9 @@ class Recording:
     idle: frozenset[int] = frozenset()
     sizes: dict[str, dict[str, int]] = field(default_factory=dict)
     given: dict[str, list[Ref]] = field(default_factory=dict)
+    trains_otherwise: bool = False
     branches: Recording | None = None
     norms: dict[str, str] = field(default_factory=dict)
-
-
-class Deadline:
-    """A point in time after which tracing gives up, naming where it was.
-
-    Args:
-        duration_s: seconds from now.
-    """
-
-    def __init__(self, duration_s: float) -> None:
-        self.duration_s = duration_s
-        self._end = time.monotonic() + duration_s
-
-    def check(self, place: str) -> None:
-        """Raise ModelError if the time is up."""
-        if time.monotonic() > self._end:
-            raise ModelError(
-                f"tracing took longer than {self.duration_s:g} s; it was at {place}",
-                hint="give a smaller example input, or a longer deadline_s",
-            )
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -329,15 +320,18 @@ def record(model: nn.Module, example: Example, deadline: Deadline, *, branches: 
 
 
 def record_all(model: nn.Module, example: Example, deadline: Deadline) -> Recording:
-    """:func:`record`; where that leaves parameters unread, with what modules run in training only.
+    """:func:`record`, and what modules run in training only; where parameters are unread without it, as ``branches``.
 
     Raises:
         ModelError: forward fails in evaluation mode, or time is up.
     """
     recording = record(model, example, deadline)
-    if unread(recording):
-        with suppress(ModelError):  # in training, it may want targets as well
-            recording.branches = record(model, example, deadline, branches=True)
+    with suppress(ModelError):  # in training, it may want targets as well
+        training = record(model, example, deadline, branches=True)
+        runs = [[(one.target, one.module) for one in made.calls] for made in (recording, training)]
+        recording.trains_otherwise = runs[0] != runs[1]
+        if unread(recording):
+            recording.branches = training
     return recording
 
 
@@ -350,16 +344,6 @@ def unread(recording: Recording) -> set[str]:
         names = {name for index, name in parameters if index not in read}
         found = found & names if position else names
     return found
-
-
-def training_branches(model: nn.Module) -> None:
-    """Set modules that only contain others to training mode; layers stay in evaluation mode.
-
-    So ``if self.training`` is answered as in training, but norms keep their statistics and nothing is dropped.
-    """
-    for module in model.modules():
-        holds = next(module.children(), None) is not None
-        module.training = holds and not module._parameters and not module._buffers
 
 
 def _idle(recording: Recording) -> frozenset[int]:

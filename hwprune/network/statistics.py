@@ -5,13 +5,15 @@ variance over all of them; zeros would be counted, and the masked network would 
 So while a masked network runs, its layer norms see the kept channels alone and answer 0 for the others: our decision.
 
 Layer norms of torch are known by their weight, wherever they are called. A norm that is written out is a module; it
-runs on the kept channels, with the kept part of its parameters.
+runs on the kept channels, with the kept part of its parameters. Both also hold where a part of the network is computed
+again in the backward pass, outside of its forward.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -19,60 +21,89 @@ from torch import nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+Kept = dict[str, torch.Tensor]
+
 
 class KeptStatistics:
-    """Hooks on a model, by which its layer norms take their statistics over some positions only.
+    """On a model, by which its layer norms take their statistics over some positions only.
 
     Args:
+        norms: weights of layer norms.
         written: a parameter of each module that is a norm written out → the dimension that it normalises over.
 
     Attributes:
-        kept: name of a layer norm's weight → int64 positions of its only dimension; a norm that is not named runs as
-            it is.
+        kept: name of such a weight or parameter → int64 positions of its only dimension; a norm that is not named runs
+            as it is.
     """
 
-    def __init__(self, written: Mapping[str, int]) -> None:
-        self.written = written
-        self.kept: dict[str, torch.Tensor] = {}
+    def __init__(self, norms: Iterable[str], written: Mapping[str, int]) -> None:
+        self.norms, self.written = tuple(norms), written
+        self.kept: Kept = {}
         self._running: list[_OverKept] = []
 
     def attach(self, model: nn.Module) -> None:
-        """Take effect in every forward pass of the model."""
+        """Take effect in every forward pass of the model, and of the modules that hold its norms."""
+        for name in (*self.norms, *self.written):
+            path = name.rpartition(".")[0]
+            module = model.get_submodule(path)
+            if name in self.written:
+                module.forward = partial(_written, module.forward, self.kept, module, name, self.written[name])
+            elif path:
+                module.forward = partial(_by_weight, module.forward, self.kept, module, name)
         model.register_forward_pre_hook(self.enter)
         model.register_forward_hook(self.leave, always_call=True)
 
     def enter(self, model: nn.Module, inputs: Any) -> None:
         """Before forward."""
-        for name in self.written.keys() & self.kept.keys():
-            module = model.get_submodule(name.rpartition(".")[0])
-            module.forward = partial(_over_kept, module, self.kept[name], self.written[name])
-        mode = _OverKept({id(model.get_parameter(name)): positions for name, positions in self.kept.items()})
+        mode = _OverKept({id(attrgetter(name)(model)): positions for name, positions in self.kept.items()})
         self._running.append(mode)
         mode.__enter__()  # type: ignore[no-untyped-call]
 
     def leave(self, model: nn.Module, inputs: Any, outputs: Any) -> None:
         """After forward, failed or not."""
-        for name in self.written.keys() & self.kept.keys():
-            vars(model.get_submodule(name.rpartition(".")[0])).pop("forward", None)
         self._running.pop().__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
 
 def detach(model: nn.Module) -> None:
-    """Remove all such hooks, as from a copy."""
+    """Remove all of this, as from a copy."""
+    for module in model.modules():
+        while isinstance(forward := vars(module).get("forward"), partial) and forward.func in (_written, _by_weight):
+            module.forward = forward.args[0]
+            if getattr(module.forward, "__func__", None) is type(module).forward:
+                del module.forward
     for hooks in (model._forward_pre_hooks, model._forward_hooks):
         for key in [key for key, hook in hooks.items() if isinstance(getattr(hook, "__self__", None), KeptStatistics)]:
             del hooks[key]
             model._forward_hooks_always_called.pop(key, None)
 
 
-def _over_kept(module: nn.Module, places: torch.Tensor, dim: int, source: torch.Tensor) -> torch.Tensor:
-    """What the module makes of some of its channels; zeros elsewhere."""
-    places = places.to(source.device)
+def _by_weight(forward: Callable[..., Any], kept: Kept, module: nn.Module, name: str, *args: Any, **named: Any) -> Any:
+    """A module that holds the weight of a layer norm."""
+    if name not in kept:
+        return forward(*args, **named)
+    with _OverKept({id(getattr(module, name.rpartition(".")[2])): kept[name]}):
+        return forward(*args, **named)
+
+
+def _written(
+    forward: Callable[..., Any],
+    kept: Kept,
+    module: nn.Module,
+    name: str,
+    dim: int,
+    source: torch.Tensor,
+    *args: Any,
+    **named: Any,
+) -> Any:
+    """What a norm that is written out makes of some of its channels; zeros elsewhere."""
+    if name not in kept:
+        return forward(source, *args, **named)
+    places = kept[name].to(source.device)
     whole = [(part, dict(part._parameters)) for part in module.modules()]
     try:
         for part, parameters in whole:
             part._parameters |= {key: one[places] for key, one in parameters.items() if one is not None}  # type: ignore
-        inside: torch.Tensor = type(module).forward(module, source.index_select(dim, places))
+        inside: torch.Tensor = forward(source.index_select(dim, places), *args, **named)
     finally:
         for part, parameters in whole:
             part._parameters.update(parameters)

@@ -10,13 +10,13 @@ import numpy as np
 from torch import nn
 
 from hwprune.network.attention import make_resizable
-from hwprune.network.forward import Example
+from hwprune.network.forward import Deadline, Example
 from hwprune.network.grouping import group_channels
 from hwprune.network.labels import Ids, Labels
 from hwprune.network.layers import activations_of, layers_of
 from hwprune.network.network import ChannelGroup, Network
 from hwprune.network.propagation import Place, follow_norms, follow_sizes, follow_widths, propagate
-from hwprune.network.recording import Deadline, Recording, record_all, unread
+from hwprune.network.recording import Recording, record_all, unread
 from hwprune.network.surgery import copied
 from hwprune.network.tensors import Constants, activations
 from hwprune.network.trial import Trial
@@ -52,7 +52,7 @@ def trace(model: nn.Module, example: Example, *, verify: bool = True, deadline_s
     recording = record_all(working, example, deadline)
     found = _Reading(recording)
     if verify:
-        found = _best(found, Trial(model, example, deadline, branches=recording.branches is not None))
+        found = _best(found, Trial(model, example, deadline, branches=recording.trains_otherwise))
     layers = layers_of(recording, found.labelled, found.grouping)
     constants = Constants(recording, found.labelled, found.grouping, layers)
     return replace(

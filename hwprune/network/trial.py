@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from typing import Any
@@ -13,6 +14,7 @@ from torch import nn
 
 from hwprune.errors import SurgeryError
 from hwprune.network.forward import (
+    Deadline,
     Example,
     call,
     cloned,
@@ -20,12 +22,12 @@ from hwprune.network.forward import (
     outputs_of,
     random_like,
     tensors_of,
+    training_branches,
     undisturbed,
     what_failed,
 )
 from hwprune.network.masking import masked
 from hwprune.network.network import ChannelGroup, Network
-from hwprune.network.recording import Deadline, training_branches
 from hwprune.network.surgery import copied, cut, resize
 from hwprune.network.verification import compare_outputs, tolerance_for
 
@@ -39,7 +41,7 @@ class Trial:
         model: left as it is.
         example: its input.
         deadline: when to give up.
-        branches: whether what modules run in training only has to keep working.
+        branches: whether what modules run in training has to keep working, too.
     """
 
     def __init__(self, model: nn.Module, example: Example, deadline: Deadline, *, branches: bool = False) -> None:
@@ -199,17 +201,21 @@ def _pattern(group: ChannelGroup) -> frozenset[tuple[object, ...]]:
 def _draws(network: Network, groups: Sequence[ChannelGroup]) -> list[dict[str, list[int]]]:
     """Random channels to keep: once about half, of groups of one size different numbers of them; then a few.
 
-    What keeps equal numbers hides code that needs them equal, and what keeps many hides code that asks for many. A
-    single channel would be refused by code that squeezes dimensions of size 1 away, which is otherwise sound.
+    What keeps equal numbers hides code that needs them equal, what keeps many hides code that asks for many, and what
+    keeps even numbers, code that halves them; so those of the first are odd. A single channel would be refused by code
+    that squeezes dimensions of size 1 away, which is otherwise sound; only of few channels one has to do.
     """
-    random, offset = np.random.default_rng(0), {group.name: index for index, group in enumerate(network.groups)}
-    counts: list[Callable[[ChannelGroup], int]] = [
-        lambda group: 1 + (group.channels // 2 + offset[group.name] % 5) % (group.channels - 1),
-        lambda group: min(2, group.channels - 1),
-    ]
+    random, alike = np.random.default_rng(0), Counter[int]()
+    counts: dict[str, tuple[int, int]] = {}
+    for group in network.groups:
+        single = [1] if group.channels < 8 else []
+        odd, few = single + list(range(3, group.channels, 2)), list(range(2, group.channels)) + single
+        turn, place = divmod(alike[group.channels] + len(odd) // 2, len(odd))
+        counts[group.name] = odd[place], few[turn % len(few)]
+        alike[group.channels] += 1
     return [
-        {g.name: sorted(random.choice(g.channels, count(g), replace=False).tolist()) for g in groups}
-        for count in counts
+        {g.name: sorted(random.choice(g.channels, counts[g.name][draw], replace=False).tolist()) for g in groups}
+        for draw in range(2)
     ]
 
 
@@ -276,13 +282,15 @@ def _disturb(model: nn.Module, everything: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
-            if not parameter.is_floating_point() or parameter.numel() < 2:
+            if not parameter.is_floating_point() or not parameter.numel():
                 continue
             level = parameter.flatten()[0].abs().item()
+            if parameter.numel() == 1 and level:  # a temperature
+                continue
             if not everything and (parameter != parameter.flatten()[0]).any():
                 continue
             noise = torch.rand(parameter.shape, generator=generator).to(parameter)  # from 0 to 1
-            if parameter.dim() == 1 or (level and not everything):
+            if parameter.dim() < 2 or (level and not everything):
                 parameter.copy_((noise + 0.5) * (level or 0.5))
             else:
                 parameter.copy_((noise - 0.5) * (12 / parameter[0].numel()) ** 0.5)

@@ -90,13 +90,18 @@ def compare_outputs(
     ``reference`` is called only if the smaller network runs at all.
 
     Raises:
-        SurgeryError: forward of the smaller network fails, shapes differ, or the difference is too large.
+        SurgeryError: forward of either fails, shapes differ, or the difference is too large.
     """
     try:
         actual = outputs_of(smaller, example)
     except Exception as error:
         raise SurgeryError(f"forward of the smaller network fails: {what_failed(smaller, error)}") from error
-    wanted = outputs_of(reference(), example)
+    original = reference()
+    try:
+        wanted = outputs_of(original, example)
+    except Exception as error:
+        why = what_failed(original, error)
+        raise SurgeryError(f"forward of the original with those channels switched off fails: {why}") from error
     if [tensor.shape for tensor in actual] != [tensor.shape for tensor in wanted]:
         shapes = [tuple(tensor.shape) for tensor in actual], [tuple(tensor.shape) for tensor in wanted]
         raise SurgeryError(f"the smaller network returns shapes {shapes[0]}, the original {shapes[1]}")

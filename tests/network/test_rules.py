@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from hwprune.network import propagation
-from hwprune.network.forward import tensors_of
+from hwprune.network.forward import Deadline, tensors_of
 from hwprune.network.grouping import components
 from hwprune.network.labels import Labelled, Labels
-from hwprune.network.recording import Deadline, record
+from hwprune.network.recording import record
 
 
 class Run(nn.Module):

@@ -1,12 +1,14 @@
 """Norms over channels that a model writes out: cut and masked are the same, in training too."""
 
 import copy
+import warnings
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from hwprune.network import Masks, cut, trace, verify_cut
 
@@ -137,7 +139,7 @@ def test_training_masked_is_training_cut(name):
     again = cut(model, network.cuts(kept))
     for (where, wanted), found in zip(smaller.named_parameters(), again.parameters(), strict=True):
         torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4, msg=where)
-    assert "forward" not in vars(model.norm)
+    assert "forward" not in vars(again.norm)
     assert sorted(dict(model.norm.named_parameters())) == sorted(dict(make().norm.named_parameters()))
 
 
@@ -149,8 +151,95 @@ def test_a_forward_that_fails_leaves_the_norm_as_it_was():
     with pytest.raises(RuntimeError):
         model(torch.randn(2, 7, 5))
     assert model.norm.weight is weight
-    assert "forward" not in vars(model.norm)
     copy.deepcopy(model)
+
+
+class Again(Tokens):
+    """Its middle is computed again in the backward pass."""
+
+    def __init__(self, norm, reentrant):
+        super().__init__(norm)
+        self.reentrant = reentrant
+
+    def forward(self, x):
+        x = self.embed(x)
+        x = x + checkpoint(lambda y: self.mix(self.norm(y)), x, use_reentrant=self.reentrant)
+        return self.head(self.last(x))
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("norm", [nn.LayerNorm, Rms])
+def test_what_is_computed_again_in_the_backward_pass_runs_over_the_kept_channels_too(norm, reentrant):
+    torch.manual_seed(0)
+    model, example = Again(norm, reentrant), torch.randn(2, 7, 6)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="None of the inputs have requires_grad")  # tracing needs no gradients
+        network = trace(model, example)
+    masks = Masks(model, network)
+    masks.remove("embed", range(0, 16, 2))
+    masks.apply()
+    smaller = cut(model, masks.kept_plan())
+    for one in (model, smaller):
+        one(example).square().mean().backward()
+    torch.testing.assert_close(smaller.norm.weight.grad, model.norm.weight.grad[1::2])
+    torch.testing.assert_close(smaller.mix.weight.grad, model.mix.weight.grad[1::2, 1::2])
+
+
+class Softened(Rms):
+    """Called with a number of its own."""
+
+    def forward(self, x, eps=1e-6):
+        return self.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps)
+
+
+class Called(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.norm, self.head = nn.Linear(6, 16), Softened(16), nn.Linear(16, 5)
+
+    def forward(self, x):
+        return self.head(self.norm(self.embed(x), 0.5) + self.norm(self.embed(x), eps=0.1))
+
+
+def test_a_norm_that_is_called_with_a_number_besides():
+    model, example = Called(), torch.randn(2, 7, 6)
+    network = trace(model, example)
+    assert [group.name for group in network.cuttable] == ["embed"]
+    verify_cut(model, cut(model, network.cuts({"embed": [1, 4, 9]})), network, {"embed": [1, 4, 9]}, example)
+
+
+class WithBuffer(Rms):
+    """Besides its parameter it has a buffer as wide."""
+
+    def __init__(self, width):
+        super().__init__(width)
+        self.register_buffer("scale", torch.rand(width) + 0.5)
+
+    def forward(self, x):
+        return super().forward(x) * self.scale
+
+
+def test_a_norm_that_does_not_run_on_some_channels_keeps_them():
+    network = trace(Tokens(WithBuffer), torch.randn(2, 7, 6))
+    assert not network.cuttable
+    assert any("those channels switched off fails" in (group.frozen or "") for group in network.frozen)
+
+
+class Frozen(nn.Module):
+    """A layer norm that is not trained."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.register_buffer("weight", torch.rand(width) + 0.5)
+
+    def forward(self, x):
+        return F.layer_norm(x, (x.shape[-1],), self.weight)
+
+
+def test_a_layer_norm_that_is_not_trained():
+    model, example, kept = Tokens(Frozen), torch.randn(2, 7, 6), {"embed": [1, 4, 9]}
+    network = trace(model, example)
+    verify_cut(model, cut(model, network.cuts(kept)), network, kept, example)
 
 
 class Balance(nn.Module):
