@@ -229,7 +229,7 @@ class Recurrent(nn.Module):
         (Call(lambda x: x + torch.linspace(0, 1, 8).view(8, 1, 1)), "whose size is fixed"),
         (Call(lambda x: x[:, torch.arange(7, -1, -1)]), "channels are picked by their positions"),
         (Call(lambda x: x[:, :, torch.arange(31, -1, -1)]), None),
-        (Recurrent(), "no rule for the operator"),
+        (Recurrent(), None),
         (nn.LayerNorm([8, 32, 32]), "layer normalisation"),
         (nn.GroupNorm(1, 8), None),
         (nn.GroupNorm(1, 8, affine=False), "can only go together"),
