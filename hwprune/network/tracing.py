@@ -145,6 +145,8 @@ def _best(first: _Reading, trial: Trial) -> _Reading:
     for kind in ("", "width", "first"):
         _, stuck = readings[-1].cuttable()
         hopeful = {place for place in stuck if not isinstance(place, tuple) or place[0] == kind}
+        if kind == "width":  # of views, too, that only lead somewhere when the rest is read otherwise
+            hopeful |= {("width", module) for module, _ in _Reading(first.recording, readings[-1].other | hopeful).wide}
         other = _read(readings[-1], hopeful, trial)
         readings += [other] if other else []
     while True:
