@@ -176,11 +176,11 @@ def what_failed(model: nn.Module, error: BaseException) -> str:
 
 
 def random_like(example: Example) -> Example:
-    """Inputs of the same form, shapes, types and spread; whole numbers stay as they are."""
+    """Inputs of the same form, shapes, types and spread; whole numbers and sparse tensors stay as they are."""
     generator = torch.Generator().manual_seed(1)
 
     def another(tensor: torch.Tensor) -> torch.Tensor:
-        if not tensor.is_floating_point():
+        if not tensor.is_floating_point() or tensor.layout is not torch.strided:
             return tensor
         noise = torch.randn(tensor.shape, generator=generator).to(tensor)
         spread = tensor.std(correction=0) if tensor.numel() else tensor

@@ -54,16 +54,18 @@ class Trial:
         What only numbers follow from has to stay as well, for the masked network computes with what it always was.
         """
         shaped, wanted = self._shaped
+        if values := isinstance(wanted, Exception):
+            shaped, wanted = self._lively, self._shapes(self._lively, values=True)
         kinds: dict[str, set[str]] = {}
         for member in (member for group in network.cuttable for member in group.members if member.role == "size"):
             kinds.setdefault(re.sub(r"\d+", "#", member.tensor), set()).add(member.tensor)
         for kind, names in kinds.items():
-            if kind not in self._needed and not isinstance(wanted, Exception):
+            if kind not in self._needed:
                 other = copied(shaped)
                 for name in names:
                     resize(other, name, 101)  # no width is a multiple of it
-                self._needed[kind] = self._shapes(other) != wanted
-        return {name for kind, names in kinds.items() if not self._needed.get(kind, True) for name in names}
+                self._needed[kind] = self._shapes(other, values=values) != wanted
+        return {name for kind, names in kinds.items() if not self._needed[kind] for name in names}
 
     def misfits(self, network: Network) -> dict[str, str]:
         """Group name → why the shapes of the network without some of it do not fit; of those that do, nothing.
@@ -93,10 +95,10 @@ class Trial:
         shaped = without_values(self.model)
         return shaped, self._shapes(shaped)
 
-    def _shapes(self, shaped: nn.Module) -> list[torch.Size] | Exception:
-        """Of the outputs, found without values; or why not."""
+    def _shapes(self, shaped: nn.Module, *, values: bool = False) -> list[torch.Size] | Exception:
+        """Of the outputs, found without values, if not said otherwise; or why not."""
         try:
-            given = mapped(lambda tensor: tensor.to("meta"), self.example)
+            given = mapped(lambda tensor: tensor.clone() if values else tensor.to("meta"), self.example)
             outputs = outputs_of(shaped, given)
             if self.branches:
                 with undisturbed(shaped):
