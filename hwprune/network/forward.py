@@ -55,13 +55,12 @@ def undisturbed(model: nn.Module, *, seed: int = 0) -> Iterator[None]:
 
 
 def training_branches(model: nn.Module) -> None:
-    """Set modules that only contain others to training mode; layers stay in evaluation mode.
+    """Set modules that contain others to training mode, unless they have buffers; layers stay in evaluation mode.
 
     So ``if self.training`` is answered as in training, but norms keep their statistics and nothing is dropped.
     """
     for module in model.modules():
-        holds = next(module.children(), None) is not None
-        module.training = holds and not module._parameters and not module._buffers
+        module.training = next(module.children(), None) is not None and not module._buffers
 
 
 def tensors_in(example: Example) -> tuple[torch.Tensor, ...]:
