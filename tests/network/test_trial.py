@@ -11,12 +11,14 @@ from .test_tracing import IMAGE, reasons
 
 
 class BehindGate(nn.Module):
-    """Divides by its width, behind a single number that starts at zero (ReZero)."""
+    """Divides by its width, behind a gate that is next to closed (ReZero, layer scale) or a layer that is."""
 
-    def __init__(self, shape):
+    def __init__(self, gate, made=None):
         super().__init__()
-        self.stem, self.up, self.down = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 12, 1), nn.Conv2d(12, 8, 1)
-        self.gate, self.head = nn.Parameter(torch.zeros(shape)), nn.Conv2d(8, 4, 1)
+        self.stem, self.up, self.down = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 12, 1), nn.Conv2d(12, 8, 1, bias=False)
+        self.gate, self.head = nn.Parameter(gate), nn.Conv2d(8, 4, 1)
+        if made is not None:
+            nn.init.normal_(self.down.weight, std=made)
 
     def forward(self, x):
         x = self.stem(x)
@@ -24,9 +26,19 @@ class BehindGate(nn.Module):
         return self.head(x + self.gate * self.down(y / y.shape[1] ** 0.5))
 
 
-@pytest.mark.parametrize("shape", [(), (1,)])
-def test_a_gate_that_starts_at_zero_does_not_hide_what_is_behind_it(shape):
-    network = trace(BehindGate(shape), IMAGE)
+@pytest.mark.parametrize(
+    "given",
+    [
+        (torch.zeros(()),),
+        (torch.zeros(1),),
+        (torch.tensor(1e-6),),
+        (torch.full((8, 1, 1), 1e-6),),
+        (torch.full((6,), 1e-6),),
+        (torch.ones(1), 1e-6),
+    ],
+)
+def test_a_branch_that_is_next_to_nothing_at_first_is_tried_as_well(given):
+    network = trace(BehindGate(*given), torch.randn(2, 3, 8, 8))
     assert [group.name for group in network.cuttable] == ["stem"]
     assert "differs from the original" in reasons(network)["up"]
 
