@@ -45,6 +45,17 @@ class Input:
             raise InputError(f"input type {self.dtype!r} is unknown", hint=f"one of {', '.join(DTYPES)}")
         if self.below < 1:
             raise InputError(f"input bound <{self.below} leaves no number", hint="whole numbers start at 0: <2 or more")
+        if self.dtype in INTEGER and self.below > _numbers(self.dtype):
+            raise InputError(
+                f"input bound <{self.below} is more than {self.dtype} holds",
+                hint=f"at most <{_numbers(self.dtype)}, or a larger type",
+            )
+
+
+def _numbers(dtype: str) -> int:
+    """How many whole numbers from 0 on a type can tell apart."""
+    signed, bits = dtype.startswith("int"), int(dtype.lstrip("uint"))
+    return (1 << (bits - signed)) - (bits == 64)  # torch cannot be told of the last one
 
 
 def parse_inputs(text: str) -> tuple[Input, ...]:

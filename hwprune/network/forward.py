@@ -55,13 +55,12 @@ def undisturbed(model: nn.Module, *, seed: int = 0) -> Iterator[None]:
 
 
 def training_branches(model: nn.Module) -> None:
-    """Set modules that only contain others to training mode; layers stay in evaluation mode.
+    """Set modules that contain others to training mode, unless they have buffers; layers stay in evaluation mode.
 
     So ``if self.training`` is answered as in training, but norms keep their statistics and nothing is dropped.
     """
     for module in model.modules():
-        holds = next(module.children(), None) is not None
-        module.training = holds and not module._parameters and not module._buffers
+        module.training = next(module.children(), None) is not None and not module._buffers
 
 
 def tensors_in(example: Example) -> tuple[torch.Tensor, ...]:
@@ -176,11 +175,11 @@ def what_failed(model: nn.Module, error: BaseException) -> str:
 
 
 def random_like(example: Example) -> Example:
-    """Inputs of the same form, shapes, types and spread; whole numbers stay as they are."""
+    """Inputs of the same form, shapes, types and spread; whole numbers and sparse tensors stay as they are."""
     generator = torch.Generator().manual_seed(1)
 
     def another(tensor: torch.Tensor) -> torch.Tensor:
-        if not tensor.is_floating_point():
+        if not tensor.is_floating_point() or tensor.layout is not torch.strided:
             return tensor
         noise = torch.randn(tensor.shape, generator=generator).to(tensor)
         spread = tensor.std(correction=0) if tensor.numel() else tensor

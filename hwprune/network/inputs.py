@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from torch import nn
 
+from hwprune.errors import InputError
 from hwprune.inputs import FLOATING, Input, read_inputs
 from hwprune.network.forward import Example, mapped, tensors_in
 
@@ -63,9 +64,17 @@ def floating_type(model: nn.Module) -> torch.dtype:
 
 
 def _random_example(model: nn.Module, inputs: Sequence[Input], batch: int, seed: int) -> Example:
-    """Normal values for floating point, whole numbers below their bound, coins for truth values."""
+    """Normal values for floating point, whole numbers below their bound, coins for truth values.
+
+    Raises:
+        InputError: they do not fit into memory.
+    """
     generator, default = torch.Generator().manual_seed(seed), floating_type(model)
-    made = tuple(_random(one, (batch, *one.shape[1:]), default, generator) for one in inputs)
+    try:
+        made = tuple(_random(one, (batch, *one.shape[1:]), default, generator) for one in inputs)
+    except (RuntimeError, TypeError) as error:
+        shapes = ", ".join(str((batch, *one.shape[1:])) for one in inputs)
+        raise InputError(f"there is no room for an input of shape {shapes}", hint="give a smaller shape") from error
     names = [one.name for one in inputs if one.name is not None]
     if names:
         return dict(zip(names, made, strict=True))

@@ -143,7 +143,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
             self.add(tensor, "parameter" if isinstance(tensor, nn.Parameter) else "buffer", name)
             self._named[name] = tensor
-            if tensor.numel():
+            if _is_dense(tensor):
                 self._memory[tensor.untyped_storage().data_ptr()] = name
 
     def add(self, tensor: torch.Tensor, source: Source, name: str = "") -> Ref:
@@ -156,7 +156,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         index = self._index.get(tensor)
         if index is not None:
             return Ref(index)
-        name = self._memory.get(tensor.untyped_storage().data_ptr()) if tensor.numel() else None
+        name = self._memory.get(tensor.untyped_storage().data_ptr()) if _is_dense(tensor) else None
         if name is None:
             return self.add(tensor, "constant")
         owner = self._named[name]
@@ -286,7 +286,7 @@ def record(model: nn.Module, example: Example, deadline: Deadline, *, branches: 
     Raises:
         ModelError: forward fails (the message names the module), or time is up.
     """
-    arguments = cloned(example)
+    arguments, held = cloned(example), sizes_in(model)
     recorder = _Recorder(model, deadline)
     for argument in tensors_in(arguments):
         recorder.add(argument, "input")
@@ -313,7 +313,7 @@ def record(model: nn.Module, example: Example, deadline: Deadline, *, branches: 
                 f"{recorder.stack[-1][0] or 'the model itself'}: {type(error).__name__}: {error}",
                 hint=_hint(model),
             ) from error
-        recorder.recording.sizes = _by_caller(sizes_in(model), recorder.entered)
+        recorder.recording.sizes = _by_caller(held, recorder.entered)  # not those that forward made
         recorder.recording.outputs = tuple(recorder.ref(tensor) for tensor in tensors_of(output))
     recorder.recording.idle = _idle(recorder.recording)
     return recorder.recording
@@ -333,6 +333,10 @@ def record_all(model: nn.Module, example: Example, deadline: Deadline) -> Record
         if unread(recording):
             recording.branches = training
     return recording
+
+
+def _is_dense(tensor: torch.Tensor) -> bool:
+    return tensor.layout is torch.strided and tensor.numel() > 0
 
 
 def unread(recording: Recording) -> set[str]:

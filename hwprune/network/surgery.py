@@ -62,7 +62,7 @@ def cut(model: nn.Module, cuts: Cuts) -> nn.Module:
         if name in named:
             replaced[id(named[name])] = _sliced(name, named[name], dims)
         else:
-            resize(smaller, name, len(dims.get(0, ())))
+            resize(smaller, name, _size(name, smaller, dims))
     sizes = {id(module): _weight_shape(module) for module in smaller.modules()}
     for module in smaller.modules():
         for kind in (module._parameters, module._buffers):
@@ -93,17 +93,20 @@ def _integers(module: nn.Module) -> Iterator[tuple[str, int]]:
             yield from ((f"{name}[{index}]", one) for index, one in enumerate(value))
 
 
-def resize(model: nn.Module, path: str, size: int) -> None:
-    """Set an attribute that holds a size, such as ``blocks.0.num_heads`` or ``scale.shape[0]``.
+def _size(name: str, model: nn.Module, dims: Mapping[int, Sequence[int]]) -> int:
+    """What an attribute is to hold of which these positions are kept."""
+    path, _, attribute = name.rpartition(".")
+    held = sizes_in(model).get(path, {}).get(attribute, 0)
+    kept = set(dims.get(0, ()))
+    if len(dims) > 1 or not kept or not kept <= set(range(held)):
+        raise InputError(f"the plan cuts {name!r}, which this model does not have", hint=_HINT)
+    return len(kept)
 
-    Raises:
-        InputError: the model has no such attribute, or the size is below 1.
-    """
+
+def resize(model: nn.Module, path: str, size: int) -> None:
+    """Set an attribute that holds a size, such as ``blocks.0.num_heads`` or ``scale.shape[0]``."""
     owner, _, name = path.rpartition(".")
-    module = dict(model.named_modules()).get(owner)
-    held = dict(_integers(module)) if module is not None else {}
-    if name not in held or size < 1:
-        raise InputError(f"the plan cuts {path!r}, which this model does not have", hint=_HINT)
+    module = model.get_submodule(owner)
     name, _, index = name.rstrip("]").partition("[")
     if not index:
         setattr(module, name, size)
@@ -126,7 +129,12 @@ def _sliced(name: str, tensor: torch.Tensor, dims: Mapping[int, Sequence[int]]) 
         if not 0 <= dim < tensor.dim():
             raise InputError(f"the plan cuts dimension {dim} of {name}, which has {tensor.dim()}", hint=_HINT)
         size = tensor.shape[dim]
-        if len(positions) == 0 or min(positions) < 0 or max(positions) >= size:
+        if (
+            len(positions) == 0
+            or sorted(set(positions)) != list(positions)
+            or positions[0] < 0
+            or positions[-1] >= size
+        ):
             raise InputError(
                 f"the plan keeps positions {_short(positions)} of dimension {dim} of {name}, which has {size}",
                 hint=_HINT,

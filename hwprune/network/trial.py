@@ -54,16 +54,18 @@ class Trial:
         What only numbers follow from has to stay as well, for the masked network computes with what it always was.
         """
         shaped, wanted = self._shaped
+        if values := isinstance(wanted, Exception):
+            shaped, wanted = self._lively, self._shapes(self._lively, values=True)
         kinds: dict[str, set[str]] = {}
         for member in (member for group in network.cuttable for member in group.members if member.role == "size"):
             kinds.setdefault(re.sub(r"\d+", "#", member.tensor), set()).add(member.tensor)
         for kind, names in kinds.items():
-            if kind not in self._needed and not isinstance(wanted, Exception):
+            if kind not in self._needed:
                 other = copied(shaped)
                 for name in names:
                     resize(other, name, 101)  # no width is a multiple of it
-                self._needed[kind] = self._shapes(other) != wanted
-        return {name for kind, names in kinds.items() if not self._needed.get(kind, True) for name in names}
+                self._needed[kind] = self._shapes(other, values=values) != wanted
+        return {name for kind, names in kinds.items() if not self._needed[kind] for name in names}
 
     def misfits(self, network: Network) -> dict[str, str]:
         """Group name → why the shapes of the network without some of it do not fit; of those that do, nothing.
@@ -93,10 +95,10 @@ class Trial:
         shaped = without_values(self.model)
         return shaped, self._shapes(shaped)
 
-    def _shapes(self, shaped: nn.Module) -> list[torch.Size] | Exception:
-        """Of the outputs, found without values; or why not."""
+    def _shapes(self, shaped: nn.Module, *, values: bool = False) -> list[torch.Size] | Exception:
+        """Of the outputs, found without values, if not said otherwise; or why not."""
         try:
-            given = mapped(lambda tensor: tensor.to("meta"), self.example)
+            given = mapped(lambda tensor: tensor.clone() if values else tensor.to("meta"), self.example)
             outputs = outputs_of(shaped, given)
             if self.branches:
                 with undisturbed(shaped):
@@ -222,10 +224,10 @@ def _draws(network: Network, groups: Sequence[ChannelGroup]) -> list[dict[str, l
 def lively(model: nn.Module, example: Example) -> nn.Module:
     """A copy in which a wrong cut shows.
 
-    Freshly initialised networks hide errors: a normalisation that starts at zero multiplies whatever is
-    wrong by zero, channels with equal parameters can be exchanged unnoticed, and signals may die out long
-    before the output. So parameters that are all equal get random values, and batch norms the statistics
-    of the example; if the output then still hardly depends on the input, all parameters become random.
+    Freshly initialised networks hide errors: a normalisation that starts at zero multiplies whatever is wrong by zero
+    (a layer scale by a millionth), channels with equal parameters can be exchanged unnoticed, and signals may die out
+    long before the output. So parameters that are all equal, or next to nothing, get random values, and batch norms the
+    statistics of the example; if the output then still hardly depends on the input, all parameters become random.
 
     Returns:
         The first of these copies whose output answers to its input, else the one that does so most.
@@ -279,18 +281,17 @@ def _adapt_statistics(model: nn.Module, example: Example) -> None:
 
 
 def _disturb(model: nn.Module, everything: bool) -> None:
+    """Random values for parameters that are all equal or next to nothing, neither too small nor too large to matter."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
             if not parameter.is_floating_point() or not parameter.numel():
                 continue
-            level = parameter.flatten()[0].abs().item()
-            if parameter.numel() == 1 and level:  # a temperature
-                continue
-            if not everything and (parameter != parameter.flatten()[0]).any():
+            first = parameter.flatten()[0]
+            if not everything and (parameter != first).any() and parameter.abs().max() > 0.01:
                 continue
             noise = torch.rand(parameter.shape, generator=generator).to(parameter)  # from 0 to 1
-            if parameter.dim() < 2 or (level and not everything):
-                parameter.copy_((noise + 0.5) * (level or 0.5))
+            if parameter.dim() < 2 or (first and (parameter == first).all() and not everything):
+                parameter.copy_((noise + 0.5) * (min(max(first.abs().item(), 0.1), 1.0) if first else 0.5))
             else:
                 parameter.copy_((noise - 0.5) * (12 / parameter[0].numel()) ** 0.5)

@@ -6,7 +6,9 @@ import sys
 import warnings
 from collections.abc import Callable
 
+import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from hwprune.errors import ModelError, ModelWarning
 
@@ -27,7 +29,8 @@ def unwrapped(model: nn.Module, say: Callable[[str], None] | None = None) -> nn.
         say: told what was taken off; without it, a :class:`~hwprune.errors.ModelWarning` tells.
 
     Raises:
-        ModelError: a compiled function stands in for a module's ``forward``.
+        ModelError: a compiled function stands in for a module's ``forward``, a module is TorchScript, or has parameters
+            without a shape yet.
     """
     taken = []
     while (inside := _inside(model)) is not None:
@@ -39,12 +42,22 @@ def unwrapped(model: nn.Module, say: Callable[[str], None] | None = None) -> nn.
             warnings.warn(text, ModelWarning, stacklevel=3)
         else:
             say(text)
-    _check_forward(model)
+    _check(model)
     return model
 
 
-def _check_forward(model: nn.Module) -> None:
+def _check(model: nn.Module) -> None:
     for path, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ModelError(
+                f"{path or 'the model'} is TorchScript, which cannot be looked into",
+                hint="give the Python module that it was made from",
+            )
+        if any(is_lazy(tensor) for tensor in (*module._parameters.values(), *module._buffers.values())):
+            raise ModelError(
+                f"{path or 'the model'} has parameters without a shape until its forward runs for the first time",
+                hint="run the model on an example first",
+            )
         if _inside(module) is None and hasattr(vars(module).get("forward"), "_torchdynamo_orig_callable"):
             raise ModelError(
                 f"forward of {path or type(module).__name__} was replaced by a compiled one, which a copy of the model "

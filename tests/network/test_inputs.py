@@ -78,6 +78,9 @@ class TestText:
             ("1,2:", "type '' is unknown"),
             ("1,2:complex64", "is unknown"),
             ("1,2:int64<0", "leaves no number"),
+            ("1,2:uint8<257", "more than uint8 holds"),
+            ("1,2:int8<129", "more than int8 holds"),
+            ("1,2:int64<9223372036854775808", "more than int64 holds"),
             ("1,2:int64<many", "is not a shape"),
             ("1,2:float32<3", "is not of whole numbers"),
             ("1,2<3", "is not of whole numbers"),
@@ -124,6 +127,15 @@ class TestExamples:
             trace(classifier, wrong)
         assert "example input" in caught.value.message
         assert caught.value.hint
+
+    @pytest.mark.parametrize("size", [10**9, 10**20])
+    def test_what_does_not_fit_into_memory_is_refused(self, classifier: nn.Module, size: int) -> None:
+        with pytest.raises(InputError, match="no room for an input"):
+            example_for(classifier, (1, size, size), batch=1)
+
+    def test_whole_numbers_up_to_the_largest(self, classifier: nn.Module) -> None:
+        for text in ("1,9:uint8<256", "1,9:int8<128", "1,9:int64<9223372036854775807"):
+            example_for(classifier, text, batch=1)
 
     def test_another_one_has_the_same_form(self) -> None:
         example = {"x": torch.rand(2, 3), "ids": torch.arange(4).view(2, 2)}

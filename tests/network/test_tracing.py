@@ -374,68 +374,6 @@ def test_an_initialisation_that_hides_errors_does_not_hide_them():
     assert any("differs from the original" in reason for reason in reasons(network).values())
 
 
-class BehindGate(nn.Module):
-    """Divides by its width, behind a single number that starts at zero (ReZero)."""
-
-    def __init__(self, shape):
-        super().__init__()
-        self.stem, self.up, self.down = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 12, 1), nn.Conv2d(12, 8, 1)
-        self.gate, self.head = nn.Parameter(torch.zeros(shape)), nn.Conv2d(8, 4, 1)
-
-    def forward(self, x):
-        x = self.stem(x)
-        y = self.up(x).relu()
-        return self.head(x + self.gate * self.down(y / y.shape[1] ** 0.5))
-
-
-@pytest.mark.parametrize("shape", [(), (1,)])
-def test_a_gate_that_starts_at_zero_does_not_hide_what_is_behind_it(shape):
-    network = trace(BehindGate(shape), IMAGE)
-    assert [group.name for group in network.cuttable] == ["stem"]
-    assert "differs from the original" in reasons(network)["up"]
-
-
-class WidthFromAfar(nn.Module):
-    """A view is told the width of what another layer made; between the two lie other layers."""
-
-    def __init__(self, between):
-        super().__init__()
-        self.stem, self.last = nn.Conv2d(3, 16, 3), nn.Conv2d(20, 16, 1)
-        self.between = nn.Sequential(*(nn.Conv2d(16 if i == 0 else 20, 20, 1) for i in range(between)))
-        self.head, self.other = nn.Conv2d(16, 4, 1), nn.Conv2d(16, 4, 1)
-
-    def forward(self, x):
-        x = self.stem(x).relu()
-        y = self.last(self.between(x)).view(*x.shape[:2], -1).softmax(-1)
-        return self.head(y.view(x.shape)), self.other(x)
-
-
-@pytest.mark.parametrize("between", range(1, 8))
-def test_widths_that_have_to_be_equal_are_found_however_far_apart(between):
-    found = {group.name for group in trace(WidthFromAfar(between), IMAGE).cuttable}
-    assert found == {f"between.{index}" for index in range(between)}
-
-
-class TrainsByNumber(nn.Module):
-    """All it has runs in evaluation mode; in training, it looks at some of it with a number of its own."""
-
-    def __init__(self):
-        super().__init__()
-        self.stem, self.deep, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 1), nn.Conv2d(6, 4, 1)
-
-    def forward(self, x):
-        x = self.stem(x)
-        if self.training:
-            self.spread = x.reshape(len(x), 8, -1).var(-1).mean()
-        return self.head(F.dropout(self.deep(x).relu(), 0.1, self.training))
-
-
-def test_what_fits_in_evaluation_mode_alone_is_not_cut():
-    network = trace(TrainsByNumber(), IMAGE)
-    assert [group.name for group in network.cuttable] == ["deep"]
-    assert "is invalid for input of size" in reasons(network)["stem"]
-
-
 class Broken(nn.Module):
     def __init__(self):
         super().__init__()

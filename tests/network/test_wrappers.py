@@ -131,3 +131,16 @@ def test_compress_says_it_where_it_says_everything(tmp_path: Path) -> None:
     job = prepare(config, listening, model=nn.DataParallel(model), data=Data(train=samples, validation=samples))
     assert type(job.model) is nn.Sequential
     assert any("inside DataParallel" in text for text in listening.said)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: torch.jit.script(nn.ReLU()), "1 is TorchScript"),
+        (lambda: nn.LazyConv2d(4, 3), "1 has parameters without a shape"),
+    ],
+)
+def test_what_cannot_be_looked_into_is_named(make: Callable[[], nn.Module], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        trace(nn.Sequential(nn.Conv2d(3, 8, 3), make()), IMAGE)

@@ -1,0 +1,106 @@
+"""What trying the cuts out has to find: code that is hidden, or that a lucky number of channels gets past."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from hwprune.network import trace
+
+from .test_tracing import IMAGE, reasons
+
+
+class BehindGate(nn.Module):
+    """Divides by its width, behind a gate that is next to closed (ReZero, layer scale) or a layer that is."""
+
+    def __init__(self, gate, made=None):
+        super().__init__()
+        self.stem, self.up, self.down = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 12, 1), nn.Conv2d(12, 8, 1, bias=False)
+        self.gate, self.head = nn.Parameter(gate), nn.Conv2d(8, 4, 1)
+        if made is not None:
+            nn.init.normal_(self.down.weight, std=made)
+
+    def forward(self, x):
+        x = self.stem(x)
+        y = self.up(x).relu()
+        return self.head(x + self.gate * self.down(y / y.shape[1] ** 0.5))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        (torch.zeros(()),),
+        (torch.zeros(1),),
+        (torch.tensor(1e-6),),
+        (torch.full((8, 1, 1), 1e-6),),
+        (torch.full((6,), 1e-6),),
+        (torch.ones(1), 1e-6),
+    ],
+)
+def test_a_branch_that_is_next_to_nothing_at_first_is_tried_as_well(given):
+    network = trace(BehindGate(*given), torch.randn(2, 3, 8, 8))
+    assert [group.name for group in network.cuttable] == ["stem"]
+    assert "differs from the original" in reasons(network)["up"]
+
+
+class WidthFromAfar(nn.Module):
+    """A view is told the width of what another layer made; between the two lie other layers."""
+
+    def __init__(self, between):
+        super().__init__()
+        self.stem, self.last = nn.Conv2d(3, 16, 3), nn.Conv2d(20, 16, 1)
+        self.between = nn.Sequential(*(nn.Conv2d(16 if i == 0 else 20, 20, 1) for i in range(between)))
+        self.head, self.other = nn.Conv2d(16, 4, 1), nn.Conv2d(16, 4, 1)
+
+    def forward(self, x):
+        x = self.stem(x).relu()
+        y = self.last(self.between(x)).view(*x.shape[:2], -1).softmax(-1)
+        return self.head(y.view(x.shape)), self.other(x)
+
+
+@pytest.mark.parametrize("between", range(1, 8))
+def test_widths_that_have_to_be_equal_are_found_however_far_apart(between):
+    found = {group.name for group in trace(WidthFromAfar(between), IMAGE).cuttable}
+    assert found == {f"between.{index}" for index in range(between)}
+
+
+class TrainsByNumber(nn.Module):
+    """All it has runs in evaluation mode; in training, it looks at some of it with a number of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.deep, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 1), nn.Conv2d(6, 4, 1)
+        self.level = nn.Parameter(torch.rand(8, 1, 1))
+
+    def forward(self, x):
+        x = self.stem(x) + self.level
+        if self.training:
+            self.spread = x.reshape(len(x), 8, -1).var(-1).mean()
+        return self.head(F.dropout(self.deep(x).relu(), 0.1, self.training))
+
+
+def test_what_fits_in_evaluation_mode_alone_is_not_cut():
+    network = trace(TrainsByNumber(), IMAGE)
+    assert [group.name for group in network.cuttable] == ["deep"]
+    assert "is invalid for input of size" in reasons(network)["stem"]
+
+
+class OnGraph(nn.Module):
+    """A graph as a sparse matrix, that it holds or is given."""
+
+    def __init__(self, graph):
+        super().__init__()
+        self.embed, self.mix, self.up, self.down = (nn.Linear(*sizes) for sizes in ((5, 8), (8, 6), (6, 12), (12, 4)))
+        self.register_buffer("graph", graph)
+
+    def forward(self, x, graph=None):
+        x = self.mix(torch.sparse.mm(self.graph if graph is None else graph, self.embed(x)))
+        return self.down(self.up(x).relu())
+
+
+def test_sparse_matrices_stay_whole():
+    x, graph = torch.randn(7, 5), torch.eye(7).to_sparse()
+    for model, example in ((OnGraph(graph), x), (OnGraph(None), (x, graph))):
+        network = trace(model, example)
+        assert [group.name for group in network.cuttable] == ["mix", "up"]
+        assert "no rule for the operator aten._sparse_addmm" in reasons(network)["embed"]
