@@ -13,7 +13,7 @@ from hwprune.budget.axis import Axis
 from hwprune.latency.layer import Layer, Operand
 from hwprune.network.grouping import Grouping
 from hwprune.network.labels import Ids, Labelled
-from hwprune.network.recording import Call, Recording, Ref
+from hwprune.network.recorded import Call, Recording, Ref
 
 _NO_KERNEL = frozenset(
     {"view", "_unsafe_view", "reshape", "_reshape_alias", "unsqueeze", "squeeze", "expand", "detach", "alias"}

@@ -10,7 +10,7 @@ from torch.utils import _pytree
 
 from hwprune.network.grouping import components
 from hwprune.network.labels import Ids, Labelled, Labels
-from hwprune.network.recording import Recording, Ref, Value
+from hwprune.network.recorded import Recording, Ref, Value
 from hwprune.network.rules import Step, rule_for
 
 Place = int | str | tuple[Literal["width"], str] | tuple[Literal["first"], int]

@@ -11,7 +11,7 @@ from hwprune.network.grouping import Grouping
 from hwprune.network.labels import Labelled
 from hwprune.network.layers import runs_kernel, views_in
 from hwprune.network.network import Activation, StoredTensor
-from hwprune.network.recording import Call, Recording
+from hwprune.network.recorded import Call, Recording
 
 
 class Constants:

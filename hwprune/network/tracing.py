@@ -16,7 +16,8 @@ from hwprune.network.labels import Ids, Labels
 from hwprune.network.layers import activations_of, layers_of
 from hwprune.network.network import ChannelGroup, Network
 from hwprune.network.propagation import Place, follow_norms, follow_sizes, follow_widths, propagate
-from hwprune.network.recording import Recording, record_all, unread
+from hwprune.network.recorded import Recording, unread
+from hwprune.network.recording import record_all
 from hwprune.network.surgery import copied
 from hwprune.network.tensors import Constants, activations
 from hwprune.network.trial import Trial

@@ -6,7 +6,7 @@ tags it so; otherwise it freezes everything it touches.
 
 from __future__ import annotations
 
-from hwprune.network.recording import Call
+from hwprune.network.recorded import Call
 from hwprune.network.rules import elementwise, norms, pieces, recurrent, reductions, shapes, spatial, weights
 from hwprune.network.rules.step import Rule, Step, created, unknown
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch.utils import _pytree
 
 from hwprune.network.labels import Ids, Labelled, Labels
-from hwprune.network.recording import Call
+from hwprune.network.recorded import Call
 
 Dims = dict[int, Ids]
 Rule = Callable[["Step"], list[Dims]]
