@@ -24,8 +24,10 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Other people's models bring libraries with threads of their own, so they stay out of the process that forks data loaders.
 unit: setup $(VENV)/zoo/.ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --ignore tests/network
+	$(BIN)/python -m pytest tests/network
 
 # timm and transformers, for tests of other people's models alone; without their dependencies, which would bring another
 # torch. torchvision apart from them: its wheels are built for CUDA, and beside a CPU build of torch it cannot be imported.
