@@ -89,3 +89,8 @@ class SurgeryError(HwpruneError):
 
 class ParityError(HwpruneError):
     """An exported engine does not compute what the model computes."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says first."""
+    return str(error).strip().partition("\n")[0]

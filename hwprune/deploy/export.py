@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from hwprune.deploy.reference import evaluating, on_device_of, reference_outputs, returning_tensors
-from hwprune.errors import InputError, ModelError
+from hwprune.errors import InputError, ModelError, first_line
 from hwprune.files import write_atomic
 from hwprune.latency.exporter_noise import exporter_noise_silenced
 from hwprune.network.forward import Example, tensors_in
@@ -191,8 +191,3 @@ def _cannot_export(error: Exception) -> ModelError:
         f"the model has no ONNX form: {type(cause).__name__}: {first_line(cause)}",
         hint="its forward must not branch on values, and every operator needs an ONNX counterpart",
     )
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says first."""
-    return str(error).strip().partition("\n")[0]

@@ -9,10 +9,10 @@ import onnx
 import torch
 from torch import nn
 
-from hwprune.deploy.export import arguments, exported_bytes, first_line
+from hwprune.deploy.export import arguments, exported_bytes
 from hwprune.deploy.quantization import made_up_feeds, quantised
 from hwprune.deploy.reference import evaluating, returning_tensors
-from hwprune.errors import InputError, ModelError
+from hwprune.errors import InputError, ModelError, first_line
 from hwprune.latency import null_model, probe_models
 from hwprune.latency.bench import EDGE, PROBED, probe
 from hwprune.network.forward import Example

@@ -7,13 +7,12 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from hwprune.deploy.engine import Engine, run_engine
 from hwprune.deploy.reference import reference_outputs
 from hwprune.errors import InputError, ParityError
-from hwprune.network.forward import Example, tensors_in
+from hwprune.network.forward import Example, half_types, tensors_in
 
 RELATIVE_L2 = {"fp32": 1e-4, "fp16": 1e-2}  # fp32 engines show 5e-7; a wrong operator shows 1e-2 and more
 TIE = 1e-5  # a top-1 margin below this part of the logits' norm is left to rounding
@@ -21,8 +20,7 @@ TIE = 1e-5  # a top-1 margin below this part of the logits' norm is left to roun
 
 def held_to(model: nn.Module, precision: str) -> str:
     """The precision whose gate an engine must pass: the target's, or ``fp16`` if the model itself is in half."""
-    halves = any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in model.parameters())
-    return "fp16" if halves and precision == "fp32" else precision
+    return "fp16" if precision == "fp32" and half_types(model) else precision
 
 
 @dataclass(frozen=True, kw_only=True)

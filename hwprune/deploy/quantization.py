@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from hwprune import device_runner
-from hwprune.deploy.export import first_line
-from hwprune.errors import ModelError
+from hwprune.errors import ModelError, first_line
 
 
 class _Feeds(CalibrationDataReader):  # type: ignore[misc]

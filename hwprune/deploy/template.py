@@ -25,6 +25,7 @@ from hwprune.deploy.attribution import layers_of_nodes
 from hwprune.deploy.export import exported_proto
 from hwprune.deploy.quantization import made_up_feeds, quantised
 from hwprune.network import Network, cut
+from hwprune.network.attention import make_resizable
 from hwprune.network.forward import Example
 from hwprune.network.surgery import copied
 
@@ -127,8 +128,12 @@ def _with_neighbours(covers: Mapping[str, str], graph: onnx.GraphProto) -> dict[
 
 
 def _stirred(model: nn.Module, seed: int) -> nn.Module:
-    """A copy in which no two tensors hold the same values: the exporter would make one of them."""
+    """A copy in which no two tensors hold the same values: the exporter would make one of them.
+
+    Its attention computes as it was traced, and as it does once cut.
+    """
     stirred, generator = copied(model), torch.Generator().manual_seed(seed)
+    make_resizable(stirred)
     with torch.no_grad():
         for tensor in (*stirred.parameters(), *stirred.buffers()):
             if tensor.is_floating_point():

@@ -5,6 +5,7 @@ Torch-free: a ``Layer`` is made by ``hwprune.network`` and read by the profiler 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -74,6 +75,12 @@ class Layer:
     follows: tuple[str, ...] = ()
     cut_per_group: bool = False
 
+    @property
+    def scaling(self) -> tuple[Operand, ...]:
+        """What multiply-accumulates and weights are proportional to: the output, of all inputs by all outputs both."""
+        all_by_all = self.call is None and not self.cut_per_group
+        return (self.inputs[0], self.output) if all_by_all else (self.output,)
+
     def macs_at(self, widths: Mapping[str, int]) -> int:
         """Multiply-accumulates at these widths."""
         return self._scaled(self.macs, widths)
@@ -81,10 +88,7 @@ class Layer:
     def _scaled(self, dense: int, widths: Mapping[str, int]) -> int:
         if not dense:
             return 0
-        ratio = _ratio(self.output, widths)
-        if self.call is None and not self.cut_per_group:  # a weight between all inputs and all outputs
-            ratio *= _ratio(self.inputs[0], widths)
-        return round(dense * ratio)
+        return round(dense * math.prod(_ratio(operand, widths) for operand in self.scaling))
 
     def parameters_at(self, widths: Mapping[str, int]) -> int:
         """Weights and biases at these widths."""

@@ -1,8 +1,7 @@
-"""Running a model without leaving a trace in it (evaluation mode, no gradients, random state restored), and in time."""
+"""Running a model without leaving a trace in it: evaluation mode, no gradients, random state restored."""
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,26 +16,6 @@ from hwprune.errors import ModelError
 
 Example = torch.Tensor | tuple[torch.Tensor, ...] | Mapping[str, torch.Tensor]
 """What ``forward`` is called with: its one argument, all of them by position, or all of them by name."""
-
-
-class Deadline:
-    """A point in time after which tracing gives up, naming where it was.
-
-    Args:
-        duration_s: seconds from now.
-    """
-
-    def __init__(self, duration_s: float) -> None:
-        self.duration_s = duration_s
-        self._end = time.monotonic() + duration_s
-
-    def check(self, place: str) -> None:
-        """Raise ModelError if the time is up."""
-        if time.monotonic() > self._end:
-            raise ModelError(
-                f"tracing took longer than {self.duration_s:g} s; it was at {place}",
-                hint="give a smaller example input, or a longer deadline_s",
-            )
 
 
 @contextmanager
@@ -172,6 +151,11 @@ def what_failed(model: nn.Module, error: BaseException) -> str:
         trace = trace.tb_next
     what = f"{type(error).__name__}: {error}".partition("\n")[0][:300]
     return f"{what} (in {place})" if place else what
+
+
+def half_types(model: nn.Module) -> set[torch.dtype]:
+    """Types of half precision among a model's parameters."""
+    return {parameter.dtype for parameter in model.parameters()} & {torch.float16, torch.bfloat16}
 
 
 def random_like(example: Example) -> Example:

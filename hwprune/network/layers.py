@@ -72,11 +72,14 @@ def runs_kernel(call: Call, labelled: Sequence[Labelled]) -> bool:
 def views_in(recording: Recording) -> dict[int, int]:
     """View → the value it looks at, through any number of views."""
     origin: dict[int, int] = {}
-    for call in recording.calls:
-        if call.op in _NO_KERNEL and call.outputs and call.reads:
-            source = call.reads[0].index
-            origin[call.outputs[0].index] = origin.get(source, source)
+    for call in _views(recording):
+        source = call.reads[0].index
+        origin[call.outputs[0].index] = origin.get(source, source)
     return origin
+
+
+def _views(recording: Recording) -> list[Call]:
+    return [call for call in recording.calls if call.op in _NO_KERNEL and call.outputs and call.reads]
 
 
 class _LayerMaker:
@@ -88,6 +91,7 @@ class _LayerMaker:
         self._counted: set[str] = set()
         self._maker: dict[int, str] = {}  # value → the layer that wrote it, through views
         self._origin = views_in(recording)
+        self._views = {call.outputs[0].index: call.reads[0].index for call in _views(recording)}
         self._owners: dict[int, set[str]] = {}  # computed constant → parameters it was computed from
         self._readers: Counter[int] = Counter()
 
@@ -187,11 +191,8 @@ class _LayerMaker:
 
     def _linear(self, call: Call, name: str) -> Layer:
         source, weight = _source(call), self._recording.values[_weight(call).index].shape
-        features = self._recording.values[source.index].shape[-1]
-        produced = math.prod(weight) // features
-        shape = self._recording.values[self._root(source)].shape
-        if not shape or shape[-1] != features:  # the view in front merged channels: it is not just token flattening
-            shape = self._recording.values[source.index].shape
+        shape = self._with_tokens(source)
+        produced = math.prod(weight) // shape[-1]
         bias = call.op == "addmm" or call.arguments.get("bias") is not None
         last = len(shape) - 1
         return Layer(
@@ -204,6 +205,14 @@ class _LayerMaker:
             parameters=self._parameter_count(call),
             follows=self._follows(call),
         )
+
+    def _with_tokens(self, source: Ref) -> tuple[int, ...]:
+        """The shape before views made one dimension of the tokens; as far back as no view touches the channels."""
+        index, values = source.index, self._recording.values
+        features = values[index].shape[-1]
+        while index in self._views and (values[self._views[index]].shape or (0,))[-1] == features:
+            index = self._views[index]
+        return values[index].shape
 
     def _other(self, call: Call, name: str) -> Layer:
         inputs = [ref for ref in call.reads if not self._labelled[ref.index].constant]

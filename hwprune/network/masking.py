@@ -41,10 +41,9 @@ def masked(model: nn.Module, network: Network, kept: Mapping[str, Sequence[int]]
                 tensor = tensors[member.tensor]
                 positions = torch.from_numpy(member.index[gone].ravel()).to(tensor.device)
                 tensor.index_fill_(member.dim, positions, _empty(member.tensor))
-    norms = [*network.norms, *network.written_norms]
-    removed = network.cuts(kept) if norms else {}
     statistics = KeptStatistics(network.norms, network.written_norms)
-    statistics.kept = {name: torch.tensor(removed[name][0]) for name in norms if name in removed}
+    removed = network.cuts(kept) if statistics.names else {}
+    statistics.kept = {name: torch.tensor(removed[name][0]) for name in statistics.names if name in removed}
     if statistics.kept:
         statistics.attach(result)
     return result
@@ -106,7 +105,7 @@ class Masks:
         self._off: dict[str, torch.Tensor] = {}  # tensor → which of its positions are switched off
         self._saved: dict[str, torch.Tensor] = {}  # tensor → the values that switched-off positions had
         self._statistics = KeptStatistics(network.norms, network.written_norms)
-        if network.norms or network.written_norms:
+        if self._statistics.names:
             self._statistics.attach(model)
 
     @property
@@ -170,7 +169,7 @@ class Masks:
         saved = self._saved.setdefault(name, torch.zeros(tensor.shape, dtype=tensor.dtype))
         saved[new] = tensor.detach().cpu()[new]
         self._off[name] = mask
-        if name in self._network.norms or name in self._network.written_norms:
+        if name in self._statistics.names:
             self._statistics.kept[name] = (~mask).nonzero().ravel()
         return before & ~mask
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -90,12 +90,7 @@ def follow_norms(recording: Recording, labels: Labels, labelled: Sequence[Labell
     root, found = components(labels.size, labels.ties), dict[str, int]()
     for module, name, ids, why in labels.written:
         own = root[labels.block(name, 0, ids.size)]
-        dims = {
-            dim - len(labelled[ref.index].shape)
-            for ref in recording.given.get(module, ())
-            for dim, have in labelled[ref.index].dims.items()
-            if np.array_equal(root[have], own)
-        }
+        dims = {dim for dim, have in _given(recording, labelled, module) if np.array_equal(root[have], own)}
         if len(dims) == 1 and np.array_equal(root[ids], own):
             found[name] = dims.pop()
         else:
@@ -122,8 +117,8 @@ def follow_widths(
     """
     root, found = components(labels.size, labels.ties), list[tuple[str, Ids]]()
     widths: dict[tuple[str, int], dict[bytes, Ids]] = {}
-    for module, refs in recording.given.items():
-        for ids in (ids for ref in refs for ids in labelled[ref.index].dims.values() if ids.size > 1):
+    for module in recording.given:
+        for _, ids in _given(recording, labelled, module):
             widths.setdefault((module, ids.size), {})[root[ids].tobytes()] = ids
     for module, size, ids in labels.claims:
         width = list(widths.get((module, size), {}).values())
@@ -152,9 +147,10 @@ def follow_sizes(recording: Recording, labels: Labels, labelled: Sequence[Labell
     for module, size, ids in labels.claims:
         claims.setdefault((module, size), {})[root[ids].tobytes()] = ids
     for module, sizes in recording.sizes.items():
-        refs = recording.given.get(module, ()) if module in modules else ()
-        given = {root[ids].tobytes() for ref in refs for ids in labelled[ref.index].dims.values()}
-        for name, size in sizes.items() if module in modules else ():
+        if module not in modules:
+            continue
+        given = {root[ids].tobytes() for _, ids in _given(recording, labelled, module)}
+        for name, size in sizes.items():
             found = claims.get((module, size), {})
             claimed = [ids for key, ids in found.items() if key not in given] or list(found.values())
             if len(claimed) == 1:
@@ -168,6 +164,12 @@ def follow_sizes(recording: Recording, labels: Labels, labelled: Sequence[Labell
         if not whole and len(unknown) > 1:  # one is what is left over, and needs no attribute
             for ids in parts:
                 labels.freeze(ids, why)
+
+
+def _given(recording: Recording, labelled: Sequence[Labelled], module: str) -> Iterator[tuple[int, Ids]]:
+    """Dimensions, counted from the end, of the tensors that a module was called with, and their ids."""
+    for tensor in (labelled[ref.index] for ref in recording.given.get(module, ())):
+        yield from ((dim - len(tensor.shape), ids) for dim, ids in tensor.dims.items())
 
 
 def _follow(labels: Labels, module: str, name: str, ids: Ids) -> None:

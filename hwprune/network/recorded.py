@@ -109,13 +109,10 @@ class Recording:
 
 def unread(recording: Recording) -> set[str]:
     """Names of parameters that no operator read."""
-    found = set[str]()
-    for position, one in enumerate(filter(None, (recording, recording.branches))):
-        read = {ref.index for made in one.calls for ref in made.reads}
-        parameters = [(index, value.name) for index, value in enumerate(one.values) if value.source == "parameter"]
-        names = {name for index, name in parameters if index not in read}
-        found = found & names if position else names
-    return found
+    read = {ref.index for call in recording.calls for ref in call.reads}
+    parameters = [(index, value.name) for index, value in enumerate(recording.values) if value.source == "parameter"]
+    found = {name for index, name in parameters if index not in read}
+    return found if recording.branches is None else found & unread(recording.branches)
 
 
 def idle(recording: Recording) -> frozenset[int]:

@@ -15,11 +15,12 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils.weak import WeakIdKeyDictionary
 
 from hwprune.errors import ModelError
+from hwprune.network.deadline import Deadline
 from hwprune.network.forward import (
-    Deadline,
     Example,
     call,
     cloned,
+    half_types,
     shapes_of,
     tensors_in,
     tensors_of,
@@ -253,8 +254,7 @@ def _by_caller(sizes: Mapping[str, dict[str, int]], entered: Set[str]) -> dict[s
 
 
 def _hint(model: nn.Module) -> str:
-    halves = {parameter.dtype for parameter in model.parameters()} & {torch.float16, torch.bfloat16}
-    if halves:
+    if halves := half_types(model):
         named = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in halves))
         return f"check shapes and types of the inputs; what cannot run in {named} here can in float32: model.float()"
     return "check shapes (batch first) and types of the inputs, and that the model runs in evaluation mode"

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hwprune.errors import ModelError
+from hwprune.errors import ModelError, first_line
 from hwprune.network.zoo import ZOO
 
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "flax_model.msgpack")
@@ -77,7 +77,7 @@ def from_transformers(folder: str) -> Any:
         raise
     except Exception as cause:  # transformers has a class per cause
         raise ModelError(
-            f"transformers cannot make the model in {folder}: {type(cause).__name__}: {_first_line(cause)}",
+            f"transformers cannot make the model in {folder}: {type(cause).__name__}: {first_line(cause)}",
             hint="it has to be of a kind that transformers brings along: code beside the weights is not run",
         ) from cause
 
@@ -101,10 +101,6 @@ def _of_transformers(transformers: Any, path: Path) -> Any:
             hint="name the class that they were saved from in config.json, as architectures",
         )
     return model
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]
 
 
 def _check_not_pickled(path: Path) -> None:

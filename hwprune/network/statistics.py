@@ -32,18 +32,19 @@ class KeptStatistics:
         written: a parameter of each module that is a norm written out → the dimension that it normalises over.
 
     Attributes:
-        kept: name of such a weight or parameter → int64 positions of its only dimension; a norm that is not named runs
+        names: of all these weights and parameters.
+        kept: one of these names → int64 positions of its only dimension; a norm that is not named runs
             as it is.
     """
 
     def __init__(self, norms: Iterable[str], written: Mapping[str, int]) -> None:
-        self.norms, self.written = tuple(norms), written
+        self.written, self.names = written, (*norms, *written)
         self.kept: Kept = {}
         self._running: list[_OverKept] = []
 
     def attach(self, model: nn.Module) -> None:
         """Take effect in every forward pass of the model, and of the modules that hold its norms."""
-        for name in (*self.norms, *self.written):
+        for name in self.names:
             path = name.rpartition(".")[0]
             module = model.get_submodule(path)
             if name in self.written:

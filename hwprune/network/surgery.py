@@ -79,11 +79,12 @@ def sizes_in(model: nn.Module) -> dict[str, dict[str, int]]:
 
     Of layers whose attributes follow their tensors anyway, none.
     """
-    modules = [(path, module) for path, module in model.named_modules() if not isinstance(module, _FOLLOWING)]
-    return {path: dict(_integers(module)) for path, module in modules}
+    return {path: held for path, module in model.named_modules() if (held := dict(_integers(module)))}
 
 
 def _integers(module: nn.Module) -> Iterator[tuple[str, int]]:
+    if isinstance(module, _FOLLOWING):
+        return
     for name, value in vars(module).items():
         if name.startswith("_"):
             continue
@@ -96,7 +97,10 @@ def _integers(module: nn.Module) -> Iterator[tuple[str, int]]:
 def _size(name: str, model: nn.Module, dims: Mapping[int, Sequence[int]]) -> int:
     """What an attribute is to hold of which these positions are kept."""
     path, _, attribute = name.rpartition(".")
-    held = sizes_in(model).get(path, {}).get(attribute, 0)
+    try:
+        held = dict(_integers(model.get_submodule(path))).get(attribute, 0)
+    except AttributeError:
+        held = 0
     kept = set(dims.get(0, ()))
     if len(dims) > 1 or not kept or not kept <= set(range(held)):
         raise InputError(f"the plan cuts {name!r}, which this model does not have", hint=_HINT)

@@ -10,7 +10,8 @@ import numpy as np
 from torch import nn
 
 from hwprune.network.attention import make_resizable
-from hwprune.network.forward import Deadline, Example
+from hwprune.network.deadline import Deadline
+from hwprune.network.forward import Example
 from hwprune.network.grouping import group_channels
 from hwprune.network.labels import Ids, Labels
 from hwprune.network.layers import activations_of, layers_of

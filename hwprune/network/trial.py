@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from hwprune.errors import SurgeryError
+from hwprune.network.deadline import Deadline
 from hwprune.network.forward import (
-    Deadline,
     Example,
     call,
     cloned,
@@ -24,12 +24,11 @@ from hwprune.network.forward import (
     tensors_of,
     training_branches,
     undisturbed,
-    what_failed,
 )
 from hwprune.network.masking import masked
 from hwprune.network.network import ChannelGroup, Network
 from hwprune.network.surgery import copied, cut, resize
-from hwprune.network.verification import compare_outputs, tolerance_for
+from hwprune.network.verification import check_shapes, compare_outputs, forward_failed, tolerance_for
 
 _ANSWERS = 0.01  # relative change of the output between two inputs that is enough to see errors
 
@@ -112,14 +111,15 @@ class Trial:
         self, shaped: nn.Module, network: Network, groups: Sequence[ChannelGroup], wanted: list[torch.Size]
     ) -> str | None:
         """Why these groups cannot be cut together, as far as shapes tell; None if they can."""
-        for kept in _draws(network, groups):
-            smaller = cut(shaped, network.cuts(kept))
-            found = self._shapes(smaller)
-            if isinstance(found, Exception):
-                return f"forward of the smaller network fails: {what_failed(smaller, found)}"
-            if found != wanted:
-                shapes = [tuple(shape) for shape in found], [tuple(shape) for shape in wanted]
-                return f"the smaller network returns shapes {shapes[0]}, the original {shapes[1]}"
+        try:
+            for kept in _draws(network, groups):
+                smaller = cut(shaped, network.cuts(kept))
+                found = self._shapes(smaller)
+                if isinstance(found, Exception):
+                    raise forward_failed(smaller, found)
+                check_shapes(found, wanted)
+        except SurgeryError as error:
+            return error.message
         return None
 
     @cached_property

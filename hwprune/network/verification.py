@@ -95,16 +95,14 @@ def compare_outputs(
     try:
         actual = outputs_of(smaller, example)
     except Exception as error:
-        raise SurgeryError(f"forward of the smaller network fails: {what_failed(smaller, error)}") from error
+        raise forward_failed(smaller, error) from error
     original = reference()
     try:
         wanted = outputs_of(original, example)
     except Exception as error:
         why = what_failed(original, error)
         raise SurgeryError(f"forward of the original with those channels switched off fails: {why}") from error
-    if [tensor.shape for tensor in actual] != [tensor.shape for tensor in wanted]:
-        shapes = [tuple(tensor.shape) for tensor in actual], [tuple(tensor.shape) for tensor in wanted]
-        raise SurgeryError(f"the smaller network returns shapes {shapes[0]}, the original {shapes[1]}")
+    check_shapes([tensor.shape for tensor in actual], [tensor.shape for tensor in wanted])
     worst = 0.0
     for one, other in zip(actual, wanted, strict=True):
         worst = max(worst, _relative_error(one, other))
@@ -114,6 +112,22 @@ def compare_outputs(
             f"(relative error {worst:.2g}, allowed {tolerance:.2g})"
         )
     return worst
+
+
+def forward_failed(smaller: nn.Module, error: BaseException) -> SurgeryError:
+    """What to raise when the forward of a cut network raised this."""
+    return SurgeryError(f"forward of the smaller network fails: {what_failed(smaller, error)}")
+
+
+def check_shapes(found: Sequence[torch.Size], wanted: Sequence[torch.Size]) -> None:
+    """Compare the shapes of a cut network's outputs with the original's.
+
+    Raises:
+        SurgeryError: they differ.
+    """
+    if list(found) != list(wanted):
+        shapes = [tuple(shape) for shape in found], [tuple(shape) for shape in wanted]
+        raise SurgeryError(f"the smaller network returns shapes {shapes[0]}, the original {shapes[1]}")
 
 
 def _relative_error(actual: torch.Tensor, wanted: torch.Tensor) -> float:

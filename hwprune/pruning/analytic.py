@@ -20,11 +20,9 @@ def macs_costs(network: Network, allowed: Allowed) -> Iterator[Cost]:
     """Multiply-accumulates, one cost per layer with weights or product of activations."""
     for layer in network.layers:
         if layer.macs:
-            alone = layer.cut_per_group or layer.call is not None  # as Layer.macs_at
-            operands = [layer.output] if alone else [layer.inputs[0], layer.output]
             # Sizes of the dense network stand in the denominator, whatever the convolution's groups are.
-            dense = math.prod(o.shape[o.channel_dim] for o in operands if o.channel_dim is not None)
-            axes = [operand.axis for operand in operands if operand.channel_dim is not None]
+            dense = math.prod(o.shape[o.channel_dim] for o in layer.scaling if o.channel_dim is not None)
+            axes = [operand.axis for operand in layer.scaling if operand.channel_dim is not None]
             yield from _costs([Product.of(axes, layer.macs / dense)], "macs", layer.name, allowed)
 
 

@@ -359,3 +359,12 @@ class HardCoded(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.b(F.relu(self.a(x)))).mean((2, 3))
         return self.fc2(F.relu(self.fc1(x.view(-1, 12))))
+
+
+class Call(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)

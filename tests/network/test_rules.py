@@ -7,28 +7,21 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
 
 from hwprune.network import propagation
-from hwprune.network.forward import Deadline, tensors_of
+from hwprune.network.deadline import Deadline
+from hwprune.network.forward import tensors_of
 from hwprune.network.grouping import components
 from hwprune.network.labels import Labelled, Labels
 from hwprune.network.recording import record
 
-
-class Run(nn.Module):
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, x):
-        return self.function(x)
+from . import models
 
 
 def follow(function, shape, dim):
     """Labels of the function's outputs when dimension ``dim`` of its input carries identities; frozen ids."""
     labels = Labels()
-    recording = record(Run(function), torch.zeros(shape), Deadline(30))
+    recording = record(models.Call(function), torch.zeros(shape), Deadline(30))
     recording.outputs, outputs = (), recording.outputs
     original = propagation._leaf
 
@@ -194,7 +187,7 @@ def test_operators_that_move_channels_are_followed(function):
 )
 def test_what_mixes_channels_freezes_all_of_them_and_says_why(function, reason):
     labels = Labels()
-    recording = record(Run(function), torch.zeros(2, 12, 4, 4), Deadline(30))
+    recording = record(models.Call(function), torch.zeros(2, 12, 4, 4), Deadline(30))
     original = propagation._leaf
     propagation._leaf = lambda recording, index, labels: (
         Labelled((2, 12, 4, 4), {1: labels.block("x", 1, 12)}, origin="x")

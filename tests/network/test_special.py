@@ -83,53 +83,45 @@ def test_a_block_without_gradients_in_the_middle(module):
     check_random_cuts(case, network)
 
 
-class Visible(torch.autograd.Function):
+class Straight(torch.autograd.Function):
+    """The gradient goes back as it came."""
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient
+
+
+class Visible(Straight):
     """Torch operators, with a backward pass of its own."""
 
     @staticmethod
     def forward(ctx, x):
         return x * x.sigmoid() + x.flip(1)
 
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient
 
-
-class ThroughNumpy(torch.autograd.Function):
+class ThroughNumpy(Straight):
     """Element by element, where torch cannot look."""
 
     @staticmethod
     def forward(ctx, x):
         return torch.from_numpy(np.tanh(x.numpy()))
 
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient
 
-
-class LeaderByNumpy(torch.autograd.Function):
+class LeaderByNumpy(Straight):
     """Every channel is multiplied by the largest number of the first one."""
 
     @staticmethod
     def forward(ctx, x):
         return x * float(x.numpy()[:, 0].max())
 
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient
 
-
-class OrderByNumpy(torch.autograd.Function):
+class OrderByNumpy(Straight):
     """Channels in another order: even ones first."""
 
     @staticmethod
     def forward(ctx, x):
         array = x.numpy()
         return torch.from_numpy(np.concatenate([array[:, ::2], array[:, 1::2]], 1))
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient
 
 
 @torch.library.custom_op("awkward::halve", mutates_args=())

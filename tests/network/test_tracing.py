@@ -192,15 +192,6 @@ class Wrapped(nn.Module):
         return self.last(self.body(self.first(x)))
 
 
-class Call(nn.Module):
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, x):
-        return self.function(x)
-
-
 class WriteInPlace(nn.Module):
     def forward(self, x):
         out = torch.zeros_like(x)
@@ -221,13 +212,13 @@ class Recurrent(nn.Module):
 @pytest.mark.parametrize(
     ("body", "why"),
     [
-        (Call(lambda x: F.normalize(x, dim=1)), "reduced over the channels"),
-        (Call(lambda x: x * x.softmax(1)), "every channel depends"),
-        (Call(lambda x: torch.fft.fft2(x).real), "no rule for the operator aten._fft_c2c"),
-        (Call(lambda x: x.sort(1).values), "every channel depends"),
-        (Call(lambda x: x + torch.linspace(0, 1, 8).view(8, 1, 1)), "whose size is fixed"),
-        (Call(lambda x: x[:, torch.arange(7, -1, -1)]), "channels are picked by their positions"),
-        (Call(lambda x: x[:, :, torch.arange(31, -1, -1)]), None),
+        (models.Call(lambda x: F.normalize(x, dim=1)), "reduced over the channels"),
+        (models.Call(lambda x: x * x.softmax(1)), "every channel depends"),
+        (models.Call(lambda x: torch.fft.fft2(x).real), "no rule for the operator aten._fft_c2c"),
+        (models.Call(lambda x: x.sort(1).values), "every channel depends"),
+        (models.Call(lambda x: x + torch.linspace(0, 1, 8).view(8, 1, 1)), "whose size is fixed"),
+        (models.Call(lambda x: x[:, torch.arange(7, -1, -1)]), "channels are picked by their positions"),
+        (models.Call(lambda x: x[:, :, torch.arange(31, -1, -1)]), None),
         (Recurrent(), None),
         (nn.LayerNorm([8, 32, 32]), "layer normalisation"),
         (nn.GroupNorm(1, 8), None),
@@ -241,8 +232,8 @@ class Recurrent(nn.Module):
         (nn.BatchNorm2d(8, affine=False), None),
         (nn.BatchNorm2d(8, track_running_stats=False), None),
         (nn.LPPool2d(2, 2), None),
-        (Call(lambda x: torch.stack([x, -x]).amax(0)), None),
-        (Call(lambda x: x.flatten(2).permute(2, 0, 1).permute(1, 2, 0).unflatten(2, x.shape[2:])), None),
+        (models.Call(lambda x: torch.stack([x, -x]).amax(0)), None),
+        (models.Call(lambda x: x.flatten(2).permute(2, 0, 1).permute(1, 2, 0).unflatten(2, x.shape[2:])), None),
         (WriteInPlace(), "taken apart|cutting it fails"),
     ],
 )
@@ -256,12 +247,12 @@ def test_what_a_body_does_to_the_channels_in_front_of_it(body, why):
 
 
 def test_a_part_taken_at_a_fixed_position_pins_only_what_is_in_front_of_it_or_behind_it():
-    network = trace(Wrapped(Call(lambda x: torch.cat([x, torch.ones_like(x[:, :1])], 1)[:, :-1])), IMAGE)
+    network = trace(Wrapped(models.Call(lambda x: torch.cat([x, torch.ones_like(x[:, :1])], 1)[:, :-1])), IMAGE)
     assert groups(network) == {"first#2": 7}
     assert reasons(network)["first"].startswith("taken apart at a fixed position")
-    network = trace(Wrapped(Call(lambda x: torch.cat([x[:, :3], 2 * x[:, 3:]], 1))), IMAGE)
+    network = trace(Wrapped(models.Call(lambda x: torch.cat([x[:, :3], 2 * x[:, 3:]], 1))), IMAGE)
     assert groups(network) == {"first#2": 5}
-    network = trace(Wrapped(Call(lambda x: torch.cat([x[:, :-2], 2 * x[:, -2:]], 1))), IMAGE)
+    network = trace(Wrapped(models.Call(lambda x: torch.cat([x[:, :-2], 2 * x[:, -2:]], 1))), IMAGE)
     assert groups(network) == {"first": 6}
 
 

@@ -16,15 +16,6 @@ def reasons(network):
     return {group.name: group.frozen for group in network.frozen}
 
 
-class Call(nn.Module):
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, x):
-        return self.function(x)
-
-
 class Broken(nn.Module):
     def __init__(self):
         super().__init__()
@@ -45,9 +36,9 @@ def test_a_forward_that_fails_is_located():
     [
         (nn.Linear(3, 3), "text", "not a tensor"),
         (nn.Linear(3, 3), (), "not a tensor"),
-        (Call(lambda x: 3.0), IMAGE, "no tensor"),
-        (Call(lambda x: [x, object()]), IMAGE, "contains a object"),
-        (Call(lambda x: x.not_there), IMAGE, "has no attribute 'not_there'"),
+        (models.Call(lambda x: 3.0), IMAGE, "no tensor"),
+        (models.Call(lambda x: [x, object()]), IMAGE, "contains a object"),
+        (models.Call(lambda x: x.not_there), IMAGE, "has no attribute 'not_there'"),
     ],
 )
 def test_what_cannot_be_traced_is_a_model_error(model, example, message):
