@@ -15,10 +15,12 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from hwprune.deploy.reference import evaluating, on_device_of, reference_outputs, returning_tensors
+from hwprune.deploy.zeros import without_zeros
 from hwprune.errors import InputError, ModelError, first_line
 from hwprune.files import write_atomic
 from hwprune.latency.exporter_noise import exporter_noise_silenced
 from hwprune.network.forward import Example, tensors_in
+from hwprune.network.surgery import Removed
 
 MOST_BYTES = 2**31 - 1  # of one protobuf message
 
@@ -111,6 +113,8 @@ def exported_proto(model: nn.Module, example: Example) -> onnx.ModelProto:
         except torch.onnx.OnnxExporterError as error:
             raise _cannot_export(error) from error
     assert program is not None  # None is returned by the exporter that dynamo=False asks for
+    if any(isinstance(module, Removed) for module in model.modules()):
+        without_zeros(program.model, model.state_dict().keys())
     proto: onnx.ModelProto = program.model_proto
     return proto
 

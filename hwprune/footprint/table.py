@@ -20,7 +20,7 @@ class LayerFootprint:
         name: of the layer.
         parameters: elements of the parameters that no earlier layer reads.
         weight_bytes: what the engine stores for it.
-        held_bytes: activations held while its kernel runs; None if it runs inside another layer's.
+        held_bytes: activations held while its kernel runs; None if it runs inside another layer's, or is removed.
     """
 
     name: str
@@ -70,16 +70,17 @@ def footprint(
     if missing:
         raise InputError(f"no width is given for {', '.join(missing)}", hint="give the widths of all groups")
     stored = weight_bytes(network, precision)
-    held = {step.layer: round(step.bytes_at(widths)) for step in steps(network, runtime, precision)}
+    there = {layer.name for layer in network.layers if layer.is_there(widths)}
+    held = {s.layer: round(s.bytes_at(widths)) for s in steps(network, runtime, precision) if s.layer in there}
     owned: dict[str, float] = {}
     for tensor in network.parameters:
         if tensor.layer is not None:
-            owned[tensor.layer] = owned.get(tensor.layer, 0) + tensor.elements.at(widths)
+            owned[tensor.layer] = owned.get(tensor.layer, 0) + tensor.elements_at(widths)
     layers = tuple(
         LayerFootprint(
             name=layer.name,
             parameters=round(owned.get(layer.name, 0)),
-            weight_bytes=round(sum(term.at(widths) for term in stored.get(layer.name, ()))),
+            weight_bytes=round(sum(term.at(widths) for term in stored.get(layer.name, ()) if layer.name in there)),
             held_bytes=held.get(layer.name),
         )
         for layer in network.layers

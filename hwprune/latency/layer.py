@@ -62,6 +62,7 @@ class Layer:
             inside the kernel of one of them.
         cut_per_group: for grouped and depthwise convolutions, True: input, output and the number of
             convolution groups shrink together (``conv_groups`` scales with the width).
+        present: a group whose width of 0 means that there is no such layer, its block being removed; "" for none.
     """
 
     name: str
@@ -74,6 +75,11 @@ class Layer:
     parameters: int = 0
     follows: tuple[str, ...] = ()
     cut_per_group: bool = False
+    present: str = ""
+
+    def is_there(self, widths: Mapping[str, int]) -> bool:
+        """Whether the layer runs at these widths."""
+        return not self.present or widths[self.present] > 0
 
     @property
     def scaling(self) -> tuple[Operand, ...]:
@@ -86,13 +92,13 @@ class Layer:
         return self._scaled(self.macs, widths)
 
     def _scaled(self, dense: int, widths: Mapping[str, int]) -> int:
-        if not dense:
+        if not dense or not self.is_there(widths):
             return 0
         return round(dense * math.prod(_ratio(operand, widths) for operand in self.scaling))
 
     def parameters_at(self, widths: Mapping[str, int]) -> int:
         """Weights and biases at these widths."""
-        kept = round(self.biases * _ratio(self.output, widths))
+        kept = round(self.biases * _ratio(self.output, widths)) if self.is_there(widths) else 0
         return self._scaled(self.parameters - self.biases, widths) + kept
 
     @property

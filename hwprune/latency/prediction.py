@@ -19,8 +19,8 @@ class LayerLatency:
     Attributes:
         name: of the layer.
         latency_ms: its share of the network's latency.
-        source: ``measured``, ``interpolated``, or ``fused into NAME`` (then ``latency_ms`` is 0, because NAME carries
-            the cost of both).
+        source: ``measured``, ``interpolated``, ``fused into NAME`` (then ``latency_ms`` is 0, because NAME carries
+            the cost of both), or ``removed``.
     """
 
     name: str
@@ -68,6 +68,9 @@ def predict(layers: Sequence[Layer], table: LatencyTable, widths: Mapping[str, i
     fused, chains = fused_into(layers, table.fuses), fused_chains(layers, table.fuses)
     per_layer = []
     for layer in layers:
+        if widths is not None and not layer.is_there(widths):
+            per_layer.append(LayerLatency(layer.name, 0.0, "removed"))
+            continue
         if layer.name in fused:
             per_layer.append(LayerLatency(layer.name, 0.0, f"fused into {fused[layer.name]}"))
             continue

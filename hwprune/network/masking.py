@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from hwprune.errors import InputError
-from hwprune.network.network import ChannelGroup, Member, Network
+from hwprune.network.network import Block, ChannelGroup, Member, Network
+from hwprune.network.silence import silence
 from hwprune.network.statistics import KeptStatistics
 from hwprune.network.surgery import copied
 
@@ -21,20 +23,25 @@ def masked(model: nn.Module, network: Network, kept: Mapping[str, Sequence[int]]
     Args:
         model: the traced network; not modified.
         network: its trace.
-        kept: group name → channels that stay; a group that is not named keeps everything.
+        kept: group name → channels that stay; a group that is not named keeps everything, and one that keeps nothing
+            is removed with its block.
 
     Returns:
         A deep copy in which every position of the removed channels is zero, in all parameters and in
         the statistics of normalisations (whose variance becomes one); other buffers are left as they are.
-        Layer norms see the kept channels alone.
+        Layer norms see the kept channels alone. Removed blocks add zeros.
 
     Raises:
-        InputError: an unknown group, or a channel that it does not have.
+        InputError: an unknown group, a channel that it does not have, or no channel is left of what is in no block.
     """
     result = copied(model)
+    for block in network.removed(kept):
+        silence(result, block)
     tensors, buffers = _named(result), dict(result.named_buffers())
     for name, channels in kept.items():
         group = _cuttable(network, name)
+        if not len(channels):
+            continue
         gone = np.setdiff1d(np.arange(group.channels), _checked(group, channels))
         with torch.no_grad():
             for member in _switched(group, buffers) if gone.size else ():
@@ -104,14 +111,17 @@ class Masks:
                 self._cuts.setdefault(member.tensor, []).append((group.name, member))
         self._off: dict[str, torch.Tensor] = {}  # tensor → which of its positions are switched off
         self._saved: dict[str, torch.Tensor] = {}  # tensor → the values that switched-off positions had
+        self._silenced: dict[str, RemovableHandle] = {}  # block → what keeps it silent
         self._statistics = KeptStatistics(network.norms, network.written_norms)
         if self._statistics.names:
             self._statistics.attach(model)
 
     @property
     def kept(self) -> dict[str, list[int]]:
-        """Cuttable group → channels that are alive, sorted."""
-        return {name: alive.nonzero().ravel().tolist() for name, alive in self._alive.items()}
+        """Cuttable group → channels that are alive, sorted; none of a group in a block that is switched off."""
+        gone = {name for block in self._network.blocks if block.name in self._silenced for name in block.groups}
+        found = {name: alive.nonzero().ravel().tolist() for name, alive in self._alive.items()}
+        return {name: [] if name in gone else alive for name, alive in found.items()}
 
     def kept_plan(self) -> dict[str, dict[int, list[int]]]:
         """The cuts that make the smaller network (``Plan.cuts``)."""
@@ -132,6 +142,32 @@ class Masks:
         tensors = _named(self._model)
         for name in {member.tensor for member in found.tensors} & self._cuts.keys():
             self._refresh(name, tensors[name])
+
+    def remove_block(self, name: str) -> None:
+        """Switch a whole block off, at once; its parameters stay as they are.
+
+        Raises:
+            InputError: unknown block.
+        """
+        if name not in self._silenced:
+            self._silenced[name] = silence(self._model, self._block(name))
+
+    def restore_block(self, name: str) -> None:
+        """Bring a block back with the channels that it had.
+
+        Raises:
+            InputError: unknown block.
+        """
+        self._block(name)
+        if name in self._silenced:
+            self._silenced.pop(name).remove()
+
+    def _block(self, name: str) -> Block:
+        found = next((block for block in self._network.blocks if block.name == name), None)
+        if found is None:
+            names = ", ".join(block.name for block in self._network.blocks)
+            raise InputError(f"block {name!r} does not exist", hint=f"blocks that can be removed: {names or 'none'}")
+        return found
 
     def restore(self, group: str, channels: Iterable[int]) -> None:
         """Bring channels back with the values they had when they were switched off.
@@ -174,15 +210,23 @@ class Masks:
         return before & ~mask
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain data and tensors: which channels are alive, and the values of those that are not."""
-        return {"kept": self.kept, "saved": {name: saved.clone() for name, saved in self._saved.items()}}
+        """Plain data and tensors: which channels are alive, the values of those that are not, which blocks are off."""
+        return {
+            "kept": {name: alive.nonzero().ravel().tolist() for name, alive in self._alive.items()},
+            "silenced": sorted(self._silenced),
+            "saved": {name: saved.clone() for name, saved in self._saved.items()},
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what :meth:`state_dict` gave; call :meth:`apply` afterwards.
 
         Raises:
-            InputError: groups or channels that this network does not have.
+            InputError: groups, channels or blocks that this network does not have.
         """
+        for name in set(self._silenced) - set(state["silenced"]):
+            self.restore_block(name)
+        for name in state["silenced"]:
+            self.remove_block(name)
         for name, alive in self._alive.items():
             alive[:] = name not in state["kept"]
         for name, channels in state["kept"].items():

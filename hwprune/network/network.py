@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwprune.budget import Axis, Product
+from hwprune.errors import InputError
 from hwprune.latency.layer import Layer
 
 Role = Literal["out", "in", "norm", "scale", "size"]
@@ -66,21 +67,53 @@ class ChannelGroup:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Block:
+    """A residual branch that can be removed: what it adds to then passes unchanged.
+
+    Attributes:
+        name: the modules (path) that it consists of; unique.
+        groups: the cuttable groups that are nowhere else; when it is removed, their width is 0.
+        layers: the layers that go, its addition among them.
+        modules: path of every module that is replaced → what by: a number as :func:`~hwprune.network.cut` reads it.
+    """
+
+    name: str
+    groups: tuple[str, ...]
+    layers: tuple[str, ...]
+    modules: Mapping[str, int]
+
+    @property
+    def presence(self) -> str:
+        """The group whose width tells whether the block is there."""
+        return self.groups[0]
+
+    def holds(self, tensor: str) -> bool:
+        """Whether a tensor (name in the model's ``state_dict``) goes with it."""
+        return any(tensor.startswith(f"{path}.") for path in self.modules)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tensor:
     """A tensor whose sizes follow from group widths.
 
     Attributes:
         dims: one axis per dimension; only cuttable groups appear in them.
         dtype: element type in the traced model (``float32``).
+        present: a group whose width of 0 means that there is no such tensor, its block being removed; "" for none.
     """
 
     dims: tuple[Axis, ...]
     dtype: str
+    present: str = ""
 
     @property
     def elements(self) -> Product:
-        """How many elements it has."""
+        """How many elements it has, where it is there."""
         return Product.of(self.dims)
+
+    def elements_at(self, widths: Mapping[str, int]) -> float:
+        """How many elements it has at these widths (cuttable group → channels kept)."""
+        return 0 if self.present and not widths[self.present] else self.elements.at(widths)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +160,7 @@ class Network:
         norms: weights of layer norms; their statistics run over the channels that are kept.
         written_norms: first parameter of every module that normalises over channels by operators of its own → the
             dimension of its input, counted from the end.
+        blocks: residual branches that can be removed; no two have a layer in common.
     """
 
     layers: tuple[Layer, ...]
@@ -139,6 +173,7 @@ class Network:
     activations: tuple[Activation, ...] = ()
     norms: tuple[str, ...] = ()
     written_norms: Mapping[str, int] = field(default_factory=dict)
+    blocks: tuple[Block, ...] = ()
 
     @property
     def cuttable(self) -> tuple[ChannelGroup, ...]:
@@ -157,7 +192,7 @@ class Network:
 
     def parameters_at(self, widths: Mapping[str, int]) -> int:
         """Elements of all parameters at these widths (cuttable group → channels kept)."""
-        return round(sum(tensor.elements.at(widths) for tensor in self.parameters))
+        return round(sum(tensor.elements_at(widths) for tensor in self.parameters))
 
     def macs_at(self, widths: Mapping[str, int]) -> int:
         """Multiply-accumulates of all layers at these widths (cuttable group → channels kept)."""
@@ -181,15 +216,20 @@ class Network:
 
         Args:
             kept: group name → kept channels (indices in ``range(group.channels)``); a group that is
-                not named keeps everything.
+                not named keeps everything; one that keeps nothing is removed with its block.
 
         Returns:
             tensor name → dimension → sorted positions that stay. Only dimensions that lose
-            something are listed. Complexity: linear in the positions of the touched tensors.
+            something are listed. A removed block is listed by its modules, see :func:`~hwprune.network.cut`.
+            Complexity: linear in the positions of the touched tensors.
+
+        Raises:
+            InputError: a group keeps nothing that is in no block, or other than the rest of its block.
         """
+        gone_blocks = self.removed(kept)
         removed: dict[tuple[str, int], set[int]] = {}
         for group in self.groups:
-            if group.name not in kept:
+            if group.name not in kept or not len(kept[group.name]):
                 continue
             gone = np.setdiff1d(np.arange(group.channels), np.asarray(kept[group.name], dtype=np.int64))
             for member in group.members if gone.size else ():
@@ -197,8 +237,25 @@ class Network:
         sizes = self._dimension_sizes()
         result: dict[str, dict[int, list[int]]] = {}
         for (tensor, dim), positions in removed.items():
-            result.setdefault(tensor, {})[dim] = [i for i in range(sizes[tensor, dim]) if i not in positions]
+            if not any(block.holds(tensor) for block in gone_blocks):
+                result.setdefault(tensor, {})[dim] = [i for i in range(sizes[tensor, dim]) if i not in positions]
+        result |= {path: {outputs: []} for block in gone_blocks for path, outputs in block.modules.items()}
         return result
+
+    def removed(self, kept: Mapping[str, Sequence[int]]) -> list[Block]:
+        """The blocks of which nothing is kept (group name → kept channels).
+
+        Raises:
+            InputError: a group keeps nothing that is in no block, or other than the rest of its block.
+        """
+        empty = {name for name, channels in kept.items() if not len(channels)}
+        found = [block for block in self.blocks if block.presence in empty]
+        if wrong := empty.symmetric_difference(name for block in found for name in block.groups):
+            raise InputError(
+                f"no channel of group {min(wrong)} would be left",
+                hint="keep at least one; only all groups of a block can be removed, together",
+            )
+        return found
 
     def _dimension_sizes(self) -> dict[tuple[str, int], int]:
         sizes: dict[tuple[str, int], int] = {}

@@ -82,6 +82,21 @@ class Call:
         return tuple(leaf for leaf in _pytree.tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Ref))
 
 
+@dataclass(frozen=True)
+class Return:
+    """A module that has run.
+
+    Attributes:
+        module: its path.
+        outputs: how many values it returned: 1 for a tensor, of several how many; 0 if the first is no tensor.
+        first: the first of them.
+    """
+
+    module: str
+    outputs: int
+    first: Ref
+
+
 @dataclass
 class Recording:
     """A forward pass: its calls, its values, which values are the model's outputs, and the sizes its modules hold.
@@ -94,6 +109,7 @@ class Recording:
         branches: another recording, of that, if parameters are not read otherwise.
         norms: path of a module that may be a norm that is written out (it makes a tensor of the same shape, and has
             nothing but parameters of one dimension and one size) → the first of these parameters.
+        returned: every run of a module, in the order in which they ended.
     """
 
     calls: list[Call] = field(default_factory=list)
@@ -105,6 +121,7 @@ class Recording:
     trains_otherwise: bool = False
     branches: Recording | None = None
     norms: dict[str, str] = field(default_factory=dict)
+    returned: list[Return] = field(default_factory=list)
 
 
 def unread(recording: Recording) -> set[str]:

@@ -27,7 +27,7 @@ from hwprune.network.forward import (
     training_branches,
     undisturbed,
 )
-from hwprune.network.recorded import Call, Recording, Ref, Source, Value, idle, unread
+from hwprune.network.recorded import Call, Recording, Ref, Return, Source, Value, idle, unread
 from hwprune.network.surgery import sizes_in
 
 
@@ -275,6 +275,12 @@ def _entering(recorder: _Recorder, path: str, builtin: bool) -> Any:
 def _leaving(recorder: _Recorder, path: str) -> Any:
     def hook(module: nn.Module, inputs: Any, output: Any) -> None:
         recorder.stack.pop()
+        several = output if type(output) in (tuple, list) else (output,)
+        outputs = len(several) if several and isinstance(several[0], torch.Tensor) else 0
+        if type(output) is tuple and outputs == 1:
+            outputs = 0  # a tuple of one has no number
+        first = recorder.ref(several[0]) if outputs else Ref(-1)
+        recorder.recording.returned.append(Return(path, outputs, first))
         shapes = [leaf.shape for leaf in _pytree.tree_leaves((inputs, output)) if isinstance(leaf, torch.Tensor)]
         if len(shapes) != 2 or shapes[0] != shapes[1]:
             recorder.recording.norms.pop(path, None)

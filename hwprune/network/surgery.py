@@ -11,6 +11,7 @@ from torch import nn
 
 from hwprune.errors import InputError, ModelError
 from hwprune.network.attention import make_resizable
+from hwprune.network.silence import unsilence
 from hwprune.network.statistics import detach
 from hwprune.network.wrappers import unwrapped
 
@@ -35,6 +36,7 @@ def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
             hint="keep tensors that are not parameters or buffers out of the module's attributes",
         ) from error
     detach(found)
+    unsilence(found)
     return found
 
 
@@ -44,7 +46,8 @@ def cut(model: nn.Module, cuts: Cuts) -> nn.Module:
     Args:
         model: the dense network; not modified.
         cuts: tensor name → dimension → positions to keep (``Network.cuts``, ``Plan.cuts``); an attribute that holds
-            a size counts as a tensor of one dimension.
+            a size counts as a tensor of one dimension. A module of which no position is kept is replaced by
+            :class:`Removed`, the dimension being its ``outputs``.
 
     Returns:
         A deep copy whose tensors are sliced and whose module attributes (``out_channels``,
@@ -57,8 +60,14 @@ def cut(model: nn.Module, cuts: Cuts) -> nn.Module:
     smaller = copied(unwrapped(model))
     make_resizable(smaller, cuts)
     named = dict(_tensors(smaller))
+    gone = {name for name, dims in cuts.items() if name not in named and list(dims.values()) == [[]]}
+    for name in gone:
+        _remove(smaller, name, next(iter(cuts[name])))
+    named = dict(_tensors(smaller))
     replaced: dict[int, torch.Tensor] = {}
     for name, dims in cuts.items():
+        if name in gone:
+            continue
         if name in named:
             replaced[id(named[name])] = _sliced(name, named[name], dims)
         else:
@@ -72,6 +81,37 @@ def cut(model: nn.Module, cuts: Cuts) -> nn.Module:
     for path, module in smaller.named_modules():
         _follow(path, module, sizes[id(module)])
     return smaller
+
+
+class Removed(nn.Module):
+    """Stands for a module of a block that was removed: does nothing.
+
+    Args:
+        outputs: how many values it returns; 1 is a tensor, more are a tuple. The first of them is its first input,
+            or, if the number is negative, zeros of the same shape; the others are None.
+    """
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.outputs = outputs
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Takes whatever the module took."""
+        given = next(one for one in (*args, *kwargs.values()) if isinstance(one, torch.Tensor))
+        first = given if self.outputs > 0 else torch.zeros_like(given)
+        return first if abs(self.outputs) == 1 else (first, *[None] * (abs(self.outputs) - 1))
+
+
+def _remove(model: nn.Module, path: str, outputs: int) -> None:
+    owner, _, name = path.rpartition(".")
+    removed = Removed(outputs)
+    try:
+        removed.training = model.get_submodule(path).training
+    except AttributeError:
+        raise InputError(f"the plan removes {path!r}, which this model does not have", hint=_HINT) from None
+    if not name or not outputs:
+        raise InputError(f"the plan has {outputs} outputs of {path!r} removed", hint=_HINT)
+    setattr(model.get_submodule(owner), name, removed)
 
 
 def sizes_in(model: nn.Module) -> dict[str, dict[str, int]]:

@@ -19,6 +19,7 @@ from hwprune.network.network import ChannelGroup, Network
 from hwprune.network.propagation import Place, follow_norms, follow_sizes, follow_widths, propagate
 from hwprune.network.recorded import Recording, unread
 from hwprune.network.recording import record_all
+from hwprune.network.residuals import blocks_of
 from hwprune.network.surgery import copied
 from hwprune.network.tensors import Constants, activations
 from hwprune.network.trial import Trial
@@ -52,16 +53,24 @@ def trace(model: nn.Module, example: Example, *, verify: bool = True, deadline_s
     working = copied(model)
     make_resizable(working)
     recording = record_all(working, example, deadline)
-    found = _Reading(recording)
+    found, trial = _Reading(recording), Trial(model, example, deadline, branches=recording.trains_otherwise)
     if verify:
-        found = _best(found, Trial(model, example, deadline, branches=recording.trains_otherwise))
+        found = _best(found, trial)
     layers = layers_of(recording, found.labelled, found.grouping)
+    network = found.network(model)
+    network = replace(network, blocks=blocks_of(recording, found.labelled, found.grouping, layers))
+    if verify and network.blocks:
+        network = replace(network, blocks=trial.removable(network))
     constants = Constants(recording, found.labelled, found.grouping, layers)
+    there = {name: block.presence for block in network.blocks for name in block.layers}
     return replace(
-        found.network(model),
-        layers=layers,
-        parameters=constants.parameters(),
-        stored=constants.stored(),
+        network,
+        layers=tuple(replace(layer, present=there.get(layer.name, "")) for layer in layers),
+        parameters=tuple(
+            replace(one, present=next((block.presence for block in network.blocks if block.holds(one.name)), ""))
+            for one in constants.parameters()
+        ),
+        stored=tuple(replace(one, present=there.get(one.layer or "", "")) for one in constants.stored()),
         activations=activations(recording, found.labelled, found.grouping, layers),
     )
 

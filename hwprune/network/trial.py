@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -26,7 +26,7 @@ from hwprune.network.forward import (
     undisturbed,
 )
 from hwprune.network.masking import masked
-from hwprune.network.network import ChannelGroup, Network
+from hwprune.network.network import Block, ChannelGroup, Network
 from hwprune.network.surgery import copied, cut, resize
 from hwprune.network.verification import check_shapes, compare_outputs, forward_failed, tolerance_for
 
@@ -88,6 +88,34 @@ class Trial:
         """
         model = self._lively
         return _search(network, lambda chosen: _difference(model, network, chosen, self.example), self.deadline)
+
+    def removable(self, network: Network) -> tuple[Block, ...]:
+        """The blocks without which the network runs, and answers like itself with these switched off.
+
+        Of counterparts in repeated blocks, all or none.
+
+        Raises:
+            ModelError: time is up.
+        """
+        kinds: dict[str, list[Block]] = {}
+        for block in network.blocks:
+            kinds.setdefault(re.sub(r"\d+", "#", " ".join(block.modules)), []).append(block)
+        accepted: list[Block] = []
+        pending = [list(kinds.values())]
+        while pending:
+            chosen = pending.pop()
+            self.deadline.check("trying to remove blocks")
+            blocks = [*accepted, *(block for kind in chosen for block in kind)]
+            if chosen and self._runs_without(network, blocks):
+                accepted = blocks
+            elif len(chosen) > 1:
+                pending += [chosen[len(chosen) // 2 :], chosen[: len(chosen) // 2]]
+        return tuple(block for block in network.blocks if block in accepted)
+
+    def _runs_without(self, network: Network, blocks: Sequence[Block]) -> bool:
+        gone = {name: list[int]() for block in blocks for name in block.groups}
+        others = [group for group in network.cuttable if group.name not in gone]
+        return _difference(self._lively, network, others, self.example, gone) is None
 
     @cached_property
     def _shaped(self) -> tuple[nn.Module, list[torch.Size] | Exception]:
@@ -180,10 +208,17 @@ def without_values(model: nn.Module) -> nn.Module:
     return copied(model, memo)
 
 
-def _difference(model: nn.Module, network: Network, groups: Sequence[ChannelGroup], example: Example) -> str | None:
-    """Why these groups cannot be cut together; None if they can."""
+def _difference(
+    model: nn.Module,
+    network: Network,
+    groups: Sequence[ChannelGroup],
+    example: Example,
+    more: Mapping[str, list[int]] | None = None,
+) -> str | None:
+    """Why these groups cannot be cut together, and to what ``more`` says; None if they can."""
     try:
-        for kept, given in zip(_draws(network, groups), (example, random_like(example)), strict=True):
+        for draw, given in zip(_draws(network, groups), (example, random_like(example)), strict=True):
+            kept = {**draw, **(more or {})}
             reference, smaller = partial(masked, model, network, kept), cut(model, network.cuts(kept))
             compare_outputs(reference, smaller, given, tolerance=tolerance_for(model))
     except SurgeryError as error:

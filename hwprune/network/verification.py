@@ -148,6 +148,8 @@ def _check_sizes(original: nn.Module, smaller: nn.Module, cuts: Mapping[str, Map
     actual = {name: tuple(parameter.shape) for name, parameter in smaller.named_parameters()}
     total = 0
     for name, parameter in original.named_parameters():
+        if any(list(dims.values()) == [[]] and name.startswith(f"{path}.") for path, dims in cuts.items()):
+            continue  # removed with its block
         shape = list(parameter.shape)
         for dim, positions in cuts.get(name, {}).items():
             shape[dim] = len(positions)

@@ -10,6 +10,7 @@ import numpy as np
 
 from hwprune.budget import Axis, Cost, CostAxis, Product
 from hwprune.footprint import Step, steps, weight_bytes
+from hwprune.latency.layer import Layer
 from hwprune.network import Network
 from hwprune.targets import Target, runtime_for
 
@@ -23,12 +24,12 @@ def macs_costs(network: Network, allowed: Allowed) -> Iterator[Cost]:
             # Sizes of the dense network stand in the denominator, whatever the convolution's groups are.
             dense = math.prod(o.shape[o.channel_dim] for o in layer.scaling if o.channel_dim is not None)
             axes = [operand.axis for operand in layer.scaling if operand.channel_dim is not None]
-            yield from _costs([Product.of(axes, layer.macs / dense)], "macs", layer.name, allowed)
+            yield from _costs([Product.of(axes, layer.macs / dense)], "macs", layer, allowed)
 
 
 def size_costs(network: Network, allowed: Allowed, precision: str, graph_bytes: float) -> Iterator[Cost]:
     """Bytes of the engine file: weights, one cost per layer, and what the graph itself takes at any widths."""
-    yield from _costs([Product(graph_bytes)], "size_bytes", "graph", allowed)
+    yield from _costs([Product(graph_bytes)], "size_bytes", None, allowed)
     yield from _weight_costs(network, allowed, precision, "size_bytes")
 
 
@@ -39,21 +40,25 @@ def memory_costs(network: Network, allowed: Allowed, target: Target, *, weights_
     """
     if not weights_in_flash:
         yield from _weight_costs(network, allowed, target.precision, "memory_bytes")
+    present = {layer.name: layer.present for layer in network.layers}
     worst: list[tuple[Step, Counter[tuple[Axis, ...]]]] = []
     for step in steps(network, runtime_for(target), target.precision):
-        form = _normal(step.live)
-        if not any(form <= other for _, other in worst):
-            worst = [(earlier, other) for earlier, other in worst if not other <= form] + [(step, form)]
+        form, always = _normal(step.live), ("", present[step.layer])  # what may vanish does not stand for another
+        if not any(form <= other and present[one.layer] in always for one, other in worst):
+            left = [(one, other) for one, other in worst if present[step.layer] or not other <= form]
+            worst = [*left, (step, form)]
+    layers = {layer.name: layer for layer in network.layers}
     for step, _ in worst:
-        yield from _costs(step.live, "memory_bytes", step.layer, allowed, step=step.layer)
+        yield from _costs(step.live, "memory_bytes", layers[step.layer], allowed, step=step.layer)
 
 
 def _weight_costs(network: Network, allowed: Allowed, precision: str, budget: str) -> Iterator[Cost]:
-    outputs = {layer.name: layer.output.axis for layer in network.layers}
+    layers = {layer.name: layer for layer in network.layers}
     for name, terms in weight_bytes(network, precision).items():
         # A weight's filters come first or last; a cost's output side is last.
-        turned = [Product(t.factor, tuple(sorted(t.axes, key=lambda axis: axis == outputs[name]))) for t in terms]
-        yield from _costs(turned, budget, name, allowed)
+        output = layers[name].output.axis
+        turned = [Product(t.factor, tuple(sorted(t.axes, key=lambda axis: axis == output))) for t in terms]
+        yield from _costs(turned, budget, layers[name], allowed)
 
 
 def _normal(products: Iterable[Product]) -> Counter[tuple[Axis, ...]]:
@@ -70,13 +75,16 @@ def _normal(products: Iterable[Product]) -> Counter[tuple[Axis, ...]]:
     return form
 
 
-def _costs(products: Iterable[Product], budget: str, name: str, allowed: Allowed, *, step: str = "") -> Iterator[Cost]:
-    """Costs whose sum is that of the products."""
+def _costs(
+    products: Iterable[Product], budget: str, layer: Layer | None, allowed: Allowed, *, step: str = ""
+) -> Iterator[Cost]:
+    """Costs whose sum is that of the products; of a layer, or of the network as a whole."""
+    name, present = (layer.name, layer.present) if layer else ("graph", "")
     for axes, factor in _normal(products).items():
         if factor:
             sized = tuple(cost_axis(axis, allowed) for axis in axes)
             table = factor * math.prod(np.ix_(*(np.asarray(axis.sizes, np.float64) for axis in sized)))
-            yield Cost(budget=budget, axes=sized, table=np.asarray(table), name=name, step=step)
+            yield Cost(budget=budget, axes=sized, table=np.asarray(table), name=name, step=step, present=present)
 
 
 def cost_axis(axis: Axis, allowed: Allowed) -> CostAxis:

@@ -157,7 +157,9 @@ def _latency_costs(network: Network, table: LatencyTable, allowed: Mapping[str, 
         axes = [_operand_axis(operand, allowed, frozen) for _, operand in costed_operands(layer)]
         table_of_layer = cost_of(layer, tuple(axis.sizes for axis in axes))
         if table_of_layer is not None:
-            yield Cost(budget="latency_ms", axes=tuple(axes), table=table_of_layer, name=layer.name)
+            yield Cost(
+                budget="latency_ms", axes=tuple(axes), table=table_of_layer, name=layer.name, present=layer.present
+            )
 
 
 def _operand_axis(operand: Operand, allowed: Mapping[str, tuple[int, ...]], frozen: Mapping[str, int]) -> CostAxis:
