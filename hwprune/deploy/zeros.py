@@ -19,8 +19,9 @@ def without_zeros(graph: ir.Model, stored: Container[str]) -> None:
         stored: names of parameters and buffers: zeros that a network was trained to stay.
     """
     added: RewriteRule = _AddOfZeros.rule(stored)  # type: ignore[no-untyped-call]
-    rewrite(graph, RewriteRuleSet([added, successive_relu_rule], commute=True))
+    rewrite(graph, RewriteRuleSet([added], commute=True))
     IdentityEliminationPass()(graph)
+    rewrite(graph, [successive_relu_rule])
 
 
 class _AddOfZeros(RewriteRuleClassBase):
@@ -31,7 +32,7 @@ class _AddOfZeros(RewriteRuleClassBase):
     def pattern(self, op: Any, kept: ir.Value, zeros: ir.Value) -> Any:
         return op.Add(kept, zeros, _outputs=["total"])
 
-    def check(self, context: Any, kept: ir.Value, zeros: ir.Value, total: ir.Value) -> MatchResult:  # type: ignore[override]
+    def check(self, context: Any, kept: ir.Value, zeros: ir.Value, total: ir.Value) -> MatchResult:
         result, constant = MatchResult(), zeros.const_value
         same = kept.shape is not None and kept.shape == total.shape
         if not same or constant is None or zeros.name in self._stored or constant.numpy().any():
