@@ -297,14 +297,21 @@ class Problem:
     def least_widths(self, budget: str) -> dict[str, int]:
         """The widths of least cost.
 
-        Starts from the smallest widths and improves one group at a time until nothing falls any more: exact
+        Starts from the smallest widths and improves one group or block at a time until nothing falls any more: exact
         where no cost falls as a width grows; a local minimum where measured tables are not monotonic.
         """
         widths = self.smallest
         lowest, improved = self.evaluate(widths).get(budget, 0.0), True
         while improved:
             improved = False
+            for members in self.blocks.values():
+                without = {**widths, **dict.fromkeys(members, 0)}
+                value = self.evaluate(without).get(budget, 0.0)
+                if value < lowest:
+                    lowest, improved, widths = value, True, without
             for name, choices in self.groups.items():
+                if not widths[name]:
+                    continue
                 candidates = {other: np.full(len(choices.widths), width) for other, width in widths.items()}
                 candidates[name] = np.asarray(choices.widths)
                 values = self.evaluate_each(budget, candidates)

@@ -60,6 +60,9 @@ def command(
     ] = False,
     macs: Annotated[str | None, typer.Option(help="Multiply-accumulate budget: 0.5x or 100M.")] = None,
     method: Annotated[str, typer.Option(help="joint; baselines halp, uniform, global; each with -oneshot.")] = "joint",
+    remove_blocks: Annotated[
+        bool, typer.Option("--remove-blocks", help="Whole residual blocks may be removed, too (method joint).")
+    ] = False,
     criterion: Annotated[str, typer.Option(help="What a channel is worth.")] = "taylor-bn",
     prune_steps: Annotated[int, typer.Option(help="Prune steps while training.")] = 5,
     prune_epochs: Annotated[int, typer.Option(help="Epochs over which they are spread.")] = 1,

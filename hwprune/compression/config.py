@@ -68,6 +68,9 @@ class CompressConfig(BaseModel):
     method: Method = Field(
         default="joint", description="what chooses widths; with -oneshot in one step before training, not during it"
     )
+    remove_blocks: bool = Field(
+        default=False, description="whole residual blocks may be removed, too (method joint alone)"
+    )
     criterion: str = Field(default="taylor-bn", description="what a channel is worth")
     prune_steps: int = Field(default=5, ge=1, description="prune steps while training; HALP was made for 30")
     prune_epochs: int = Field(default=1, ge=1, description="epochs over which they are spread")
@@ -161,7 +164,7 @@ def check(config: CompressConfig) -> None:
     """Refuse what the types of the settings allow and their meaning does not.
 
     Raises:
-        InputError: an unknown criterion, no budget, several for a method that takes one.
+        InputError: an unknown criterion, no budget, several for a method that takes one, blocks for others.
     """
     if config.criterion not in criteria():
         raise InputError(f"criterion {config.criterion!r} is unknown", hint=f"one of {', '.join(sorted(criteria()))}")
@@ -170,3 +173,5 @@ def check(config: CompressConfig) -> None:
             f"method {config.method} takes one budget, and {len(config.budgets)} were given",
             hint="use --method joint, or leave out all budgets but one",
         )
+    if config.remove_blocks and config.solver != "joint":
+        raise InputError(f"method {config.method} cannot remove blocks", hint="use --method joint")

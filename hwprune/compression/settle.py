@@ -209,6 +209,8 @@ class ClosedLoop:
         """All widths that differ in one group or two, by one step each."""
         steps = []
         for group, choices in self.problem.groups.items():
+            if not widths[group]:
+                continue  # removed with its block
             place = choices.widths.index(widths[group])
             steps += [(group, choices.widths[i]) for i in (place - 1, place + 1) if 0 <= i < len(choices.widths)]
         pairs = [dict(pair) for pair in combinations(steps, 2) if pair[0][0] != pair[1][0]]
@@ -225,7 +227,8 @@ class ClosedLoop:
         )
 
     def _offered(self, widths: Mapping[str, int]) -> bool:
-        return all(widths.get(group) in choices.widths for group, choices in self.problem.groups.items())
+        gone = {group for group in self.problem.removable if widths.get(group) == 0}
+        return all(group in gone or widths.get(group) in c.widths for group, c in self.problem.groups.items())
 
     def _is_news(self, widths: Mapping[str, int], predicted: float) -> bool:
         """Whether measuring these widths could show anything new: exact readings follow the prediction."""

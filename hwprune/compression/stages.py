@@ -114,6 +114,7 @@ def pricing(job: Job, run: RunFolder) -> Pricing:
         graph_bytes=max(0.0, dense["size_bytes"] - weights),
         caps={metric: limit * (1 - CAP_MARGIN) for metric, limit in caps(job, run).items()},
         weights_in_flash=job.config.weights_in_flash,
+        blocks=job.config.remove_blocks,
     )
 
 
@@ -157,7 +158,7 @@ def reach(job: Job, run: RunFolder) -> dict[str, Any]:
     limit = job.budget.resolve(measured_dense)
     if limit >= measured_dense:
         return {"limit": limit, "trials": [_record(Trial(prices.dense, dense, measured_dense))]}
-    kept = {group: list(range(width)) for group, width in prices.smallest.items()}
+    kept = {group: range(width) for group, width in prices.smallest.items()}
     measured_least = gauge(job, run).measure(cut(job.model, job.network.cuts(kept)))
     _check_reach(limit, measured_least, job.budget.metric)
     trials = [Trial(prices.dense, dense, measured_dense), Trial(prices.smallest, smallest, measured_least)]

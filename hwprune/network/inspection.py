@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hwprune.latency.layer import Layer, Operand
-from hwprune.network.network import Activation, ChannelGroup, Network
+from hwprune.network.network import Activation, Block, ChannelGroup, Network
 
 _MAKES = ("out", "norm", "scale")
 
@@ -24,6 +24,9 @@ def inspection(network: Network) -> dict[str, Any]:
             ``name``; ``channels``, how many steps it has; ``positions``, what one step is: 1 channel, or as many as
             a head or a convolution's group has; ``tensors``, how many shrink with it; ``attributes`` that follow it;
             ``parameters`` and ``macs`` that go when it alone is cut to one channel; ``frozen``, the reason or None.
+        ``blocks``
+            that can be removed: ``name``, ``groups`` that are in no other place, ``layers`` that go, ``parameters`` and
+            ``macs`` that go with it.
         ``layers``
             in execution order: ``name``, ``op``, ``weights`` (it has its own), ``width_in`` and ``width_out`` (None
             where no dimension can shrink), ``shape`` of its output, ``groups`` that this depends on, and ``frozen``:
@@ -44,6 +47,7 @@ def inspection(network: Network) -> dict[str, Any]:
         "input_shape": list(network.input_shape),
         "output_shape": list(network.output_shape),
         "groups": [_group(network, group) for group in network.groups],
+        "blocks": [_block(network, block) for block in network.blocks],
         "layers": [
             _layer(layer, groups_of.get(layer.name) or list(layer.output.axis.groups), frozen_of[layer.name])
             for layer in network.layers
@@ -63,6 +67,17 @@ def _group(network: Network, group: ChannelGroup) -> dict[str, Any]:
         "parameters": parameters,
         "macs": macs,
         "frozen": group.frozen,
+    }
+
+
+def _block(network: Network, block: Block) -> dict[str, Any]:
+    parameters, macs = network.saved_by({**network.dense_widths, **dict.fromkeys(block.groups, 0)})
+    return {
+        "name": block.name,
+        "groups": list(block.groups),
+        "layers": list(block.layers),
+        "parameters": parameters,
+        "macs": macs,
     }
 
 

@@ -74,13 +74,15 @@ class Block:
         name: the modules (path) that it consists of; unique.
         groups: the cuttable groups that are nowhere else; when it is removed, their width is 0.
         layers: the layers that go, its addition among them.
-        modules: path of every module that is replaced → what by: a number as :func:`~hwprune.network.cut` reads it.
+        modules: path of every module that is replaced → how many values it returns.
+        last: the one of them whose output is added, or becomes what is added.
     """
 
     name: str
     groups: tuple[str, ...]
     layers: tuple[str, ...]
     modules: Mapping[str, int]
+    last: str
 
     @property
     def presence(self) -> str:
@@ -200,9 +202,12 @@ class Network:
 
     def removable(self, names: Iterable[str]) -> tuple[int, int]:
         """Parameters and multiply-accumulates that go when these cuttable groups are cut to one channel each."""
+        return self.saved_by({**self.dense_widths, **dict.fromkeys(names, 1)})
+
+    def saved_by(self, widths: Mapping[str, int]) -> tuple[int, int]:
+        """Parameters and multiply-accumulates that go at these widths (cuttable group → channels kept)."""
         dense = self.dense_widths
-        least = {**dense, **dict.fromkeys(names, 1)}
-        return self.parameters_at(dense) - self.parameters_at(least), self.macs_at(dense) - self.macs_at(least)
+        return self.parameters_at(dense) - self.parameters_at(widths), self.macs_at(dense) - self.macs_at(widths)
 
     @property
     def reachable(self) -> tuple[float, float]:

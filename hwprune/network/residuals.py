@@ -2,8 +2,8 @@
 
 An addition of two tensors of one shape is residual if one of them (the branch) is computed for it alone, from what the
 other one (the stream) held before. Without the branch the addition gives the stream. Code cannot be changed, modules
-can: all that the branch calls are replaced, the last one by zeros, the others by what they are given, so that what is
-left of the branch does not depend on the input, and an exporter drops it.
+can: all that the branch calls are replaced by what returns zeros, so that what is left of the branch does not depend on
+the input, and an exporter drops it.
 """
 
 from __future__ import annotations
@@ -119,13 +119,13 @@ class _Finder:
         last = self._last(branch, private)
         if last is None:
             return None
-        modules = {last: -self._outputs[last]}
+        modules = {last: self._outputs[last]}
         for index in sorted(private):
             outer = None if self._is_constant(self._calls[index]) else self._outermost(index, private)
             if outer is not None and not f"{outer}.".startswith(f"{last}."):
                 modules[outer] = self._outputs[outer]
         layers = tuple(self._layer[index] for index in (*sorted(private), addition) if index in self._layer)
-        block = Block(name=_common(modules), groups=(), layers=layers, modules=modules)
+        block = Block(name=_common(modules), groups=(), layers=layers, modules=modules, last=last)
         groups = (g for g in self._groups if all(block.holds(member.tensor) for member in g.tensors))
         block = replace(block, groups=tuple(group.name for group in groups))
         alone = all(self._readers[index] <= private for name, index in self._stored if block.holds(name))
@@ -167,7 +167,7 @@ _KEEPING_ZEROS = frozenset(
 
 
 def _common(paths: Iterable[str]) -> str:
-    """The innermost module that holds them all; of one, itself."""
+    """The innermost module that holds them all; without one, the first of them."""
     parts: list[str] = []
     for names in zip(*(path.split(".") for path in paths), strict=False):
         if len(set(names)) > 1:

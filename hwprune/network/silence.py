@@ -15,8 +15,7 @@ def silence(model: nn.Module, block: Block) -> RemovableHandle:
 
     Its parameters still get gradients, all zero: training on several devices waits for the gradient of each.
     """
-    last = next(path for path, outputs in block.modules.items() if outputs < 0)
-    return model.get_submodule(last).register_forward_hook(_zeros)
+    return model.get_submodule(block.last).register_forward_hook(_zeros)
 
 
 def _zeros(module: nn.Module, inputs: Any, output: Any) -> Any:

@@ -84,11 +84,10 @@ def cut(model: nn.Module, cuts: Cuts) -> nn.Module:
 
 
 class Removed(nn.Module):
-    """Stands for a module of a block that was removed: does nothing.
+    """Stands for a module of a block that was removed: returns zeros of the shape of its first input.
 
     Args:
-        outputs: how many values it returns; 1 is a tensor, more are a tuple. The first of them is its first input,
-            or, if the number is negative, zeros of the same shape; the others are None.
+        outputs: how many values it returns; 1 is a tensor, more are a tuple, of which all but the first are None.
     """
 
     def __init__(self, outputs: int) -> None:
@@ -97,9 +96,8 @@ class Removed(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Takes whatever the module took."""
-        given = next(one for one in (*args, *kwargs.values()) if isinstance(one, torch.Tensor))
-        first = given if self.outputs > 0 else torch.zeros_like(given)
-        return first if abs(self.outputs) == 1 else (first, *[None] * (abs(self.outputs) - 1))
+        zeros = torch.zeros_like(next(one for one in (*args, *kwargs.values()) if isinstance(one, torch.Tensor)))
+        return zeros if self.outputs == 1 else (zeros, *[None] * (self.outputs - 1))
 
 
 def _remove(model: nn.Module, path: str, outputs: int) -> None:
@@ -109,7 +107,7 @@ def _remove(model: nn.Module, path: str, outputs: int) -> None:
         removed.training = model.get_submodule(path).training
     except AttributeError:
         raise InputError(f"the plan removes {path!r}, which this model does not have", hint=_HINT) from None
-    if not name or not outputs:
+    if not name or outputs < 1:
         raise InputError(f"the plan has {outputs} outputs of {path!r} removed", hint=_HINT)
     setattr(model.get_submodule(owner), name, removed)
 

@@ -26,12 +26,14 @@ class Pricing:
         widths: group name → allowed widths, ascending, the dense width last.
         costs: one array per layer and metric that costs anything.
         caps: other metric → limit that must hold as well.
+        blocks: name → groups of each block that may be removed.
     """
 
     metric: str
     widths: dict[str, tuple[int, ...]]
     costs: tuple[Cost, ...]
     caps: Mapping[str, float] = field(default_factory=dict)
+    blocks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def problem(
         self,
@@ -45,17 +47,22 @@ class Pricing:
 
         Args:
             scores: group name → saliency of every channel, shape (channels,).
-            kept: group name → channels that are still there; only these can be kept.
+            kept: group name → channels that are still there; only these can be kept. A group without any is not part
+                of the problem: its block was removed.
             limit: the budget, in the unit of ``metric``.
             caps: limits of the other metrics, instead of their own.
         """
         choices: dict[str, Choices] = {}
         for group, allowed in self.widths.items():
-            alive = kept[group]
-            widths = (*(width for width in allowed if width < len(alive)), len(alive))
-            choices[group] = rank(np.asarray(scores[group])[alive], widths)
-        budgets = {self.metric: limit, **(self.caps if caps is None else caps)}
-        return Problem(groups=choices, costs=self.costs, budgets=budgets)
+            if alive := kept[group]:
+                widths = (*(width for width in allowed if width < len(alive)), len(alive))
+                choices[group] = rank(np.asarray(scores[group])[alive], widths)
+        return Problem(
+            groups=choices,
+            costs=tuple(cost for cost in self.costs if not cost.present or cost.present in choices),
+            budgets={self.metric: limit, **(self.caps if caps is None else caps)},
+            blocks={name: groups for name, groups in self.blocks.items() if groups[0] in choices},
+        )
 
     def value(self, widths: Mapping[str, int], metric: str | None = None) -> float:
         """Predicted cost of the network at these widths.
@@ -92,8 +99,9 @@ class Pricing:
 
     @property
     def smallest(self) -> dict[str, int]:
-        """The least allowed widths."""
-        return {group: widths[0] for group, widths in self.widths.items()}
+        """The least allowed widths, without the blocks that may be removed."""
+        gone = {group for groups in self.blocks.values() for group in groups}
+        return {group: 0 if group in gone else widths[0] for group, widths in self.widths.items()}
 
 
 def price(
@@ -106,6 +114,7 @@ def price(
     graph_bytes: float = 0.0,
     weights_in_flash: bool = False,
     caps: Mapping[str, float] | None = None,
+    blocks: bool = False,
 ) -> Pricing:
     """Price every layer of a network over the allowed widths of its groups.
 
@@ -120,6 +129,7 @@ def price(
         graph_bytes: of an engine file besides its weights.
         weights_in_flash: memory holds activations alone.
         caps: other metric → limit that must hold as well; they are priced over the same widths.
+        blocks: whether residual blocks may be removed.
 
     Raises:
         BudgetError: nothing in the network can be cut.
@@ -144,7 +154,8 @@ def price(
             costs += memory_costs(network, allowed, target, weights_in_flash=weights_in_flash)
         else:
             costs += macs_costs(network, allowed)
-    return Pricing(metric=metric, widths=allowed, costs=tuple(costs), caps=dict(caps or {}))
+    removable = {block.name: block.groups for block in network.blocks if blocks}
+    return Pricing(metric=metric, widths=allowed, costs=tuple(costs), caps=dict(caps or {}), blocks=removable)
 
 
 def _latency_costs(network: Network, table: LatencyTable, allowed: Mapping[str, tuple[int, ...]]) -> Iterator[Cost]:

@@ -120,8 +120,11 @@ class BudgetPruner:
         self._accumulator.reset()
 
     def _mask(self, plan: Plan) -> None:
-        for group, kept in self._chosen(plan).items():
-            staying = set(kept)
+        chosen = self._chosen(plan)
+        for block in self.network.removed(chosen):
+            self.masks.remove_block(block.name)
+        for group, kept in chosen.items():
+            staying = set(kept) or set(self.masks.kept[group])
             self.masks.remove(group, [channel for channel in self.masks.kept[group] if channel not in staying])
 
     def _chosen(self, plan: Plan) -> dict[str, list[int]]:
@@ -140,7 +143,10 @@ class BudgetPruner:
         """Add to a plan of widths which channels stay, and the cuts that rebuild the network from it."""
         kept = {**{group: self.masks.kept[group] for group in self.pricing.widths}, **self._chosen(plan)}
         return replace(
-            plan, kept={group: tuple(channels) for group, channels in kept.items()}, cuts=self.network.cuts(kept)
+            plan,
+            widths={group: len(channels) for group, channels in kept.items()},
+            kept={group: tuple(channels) for group, channels in kept.items()},
+            cuts=self.network.cuts(kept),
         )
 
     def finish(self) -> tuple[Plan, nn.Module]:
