@@ -19,6 +19,7 @@ from hwprune.errors import BudgetError, InputError, MeasurementError, MissingLat
 from hwprune.footprint import footprint
 from hwprune.latency import LatencyTable, predict
 from hwprune.network import cut, load_weights, trace
+from hwprune.pruning import price
 from hwprune.report import write_report
 from hwprune.report.summary import verdict
 from hwprune.targets import load_target, runtime_for
@@ -45,7 +46,7 @@ def check_run(path: Path) -> dict[str, Any]:
     network = trace(smaller, EXAMPLE)
     result = document["result"]
     assert read_problem((path / "problem.json").read_text()).groups.keys() == plan.widths.keys()
-    assert {name: network.dense_widths[name] for name in plan.widths} == plan.widths
+    assert {name: network.dense_widths.get(name, 0) for name in plan.widths} == plan.widths
     assert result["macs"] == sum(layer.macs for layer in network.layers)
     assert result["parameters"] == sum(parameter.numel() for parameter in smaller.parameters())
     assert result["cut_error"] < 1e-4
@@ -319,3 +320,25 @@ def test_settings_that_only_the_pipeline_can_judge(tmp_path: Path) -> None:
             compress(config(tmp_path / "run", **changes))
         assert not (tmp_path / "run").exists()
     assert isinstance(config(tmp_path), CompressConfig)
+
+
+def test_blocks_are_removed_where_widths_are_not_enough(tmp_path: Path, device: Any) -> None:
+    network = trace(tiny.build(), EXAMPLE)
+    (block,) = network.blocks
+    prices = price(network, "macs", step=4)
+    limit = 0.9 * prices.value(prices.smallest)
+    with device(), pytest.raises(BudgetError, match="cannot be reached"):
+        compress(config(tmp_path / "no", macs=f"{limit:.0f}"))
+    with device():
+        run = compress(config(tmp_path / "run", macs=f"{limit:.0f}", remove_blocks=True))
+    result = check_run(run.path)
+    assert run.budget_met
+    assert result["macs"] <= limit
+    assert {name: run.plan.widths[name] for name in block.groups} == dict.fromkeys(block.groups, 0)
+    again = compress(config(tmp_path / "run", macs=f"{limit:.0f}", remove_blocks=True), resume=True)
+    assert again.plan == run.plan
+
+
+def test_the_baselines_remove_no_blocks(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="halp cannot remove blocks"):
+        compress(config(tmp_path / "run", macs="0.5x", remove_blocks=True, method="halp"))

@@ -15,6 +15,7 @@ from hwprune.errors import BudgetError, InfeasibleError, InputError, MissingLate
 from hwprune.footprint import footprint
 from hwprune.latency import LatencyTable, predict
 from hwprune.network import Network, cut, trace
+from hwprune.network.network import Block
 from hwprune.pruning import price
 from hwprune.targets import Target, runtime_for
 
@@ -158,3 +159,89 @@ def test_a_limit_out_of_reach_is_refused_with_the_least() -> None:
     for wrong in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(InputError, match="macs"):
             prices.check_reach(wrong)
+
+
+# Blocks ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("metric", ["macs", "size_bytes", "memory_bytes", "latency_ms"])
+def test_without_blocks_it_costs_what_the_network_without_them_does(metric: str) -> None:
+    torch.manual_seed(0)
+    model, runtime = Deep().eval(), runtime_for(Target(name="any"))
+    network = trace(model, IMAGE)
+    assert [block.name for block in network.blocks] == ["a", "b", "c"]
+    table = made_up_table(network, step=2) if metric == "latency_ms" else None
+    prices = price(network, metric, step=2, table=table, blocks=True)
+    assert prices.blocks == {"a": ("a.0",), "b": ("b.0",), "c": ("c.0", "c.2")}
+    for seed in range(6):
+        widths = some_widths(network, prices.widths, seed)
+        gone = random.Random(seed).sample(network.blocks, 1 + seed % 3)
+        widths |= dict.fromkeys(gone_groups(gone), 0)
+        whole = {**network.dense_widths, **widths}
+        smaller = really_cut(model, network, {**widths, **dict.fromkeys(gone_groups(gone), 1)}, seed)
+        smaller.gone = {block.name for block in gone}
+        again = trace(smaller, IMAGE, verify=False)
+        if metric == "latency_ms":
+            expected = predict(network.layers, table, whole).latency_ms
+            absent = {name for block in gone for name in block.layers}
+            timed = predict(network.layers, table, whole).per_layer
+            assert {layer.name for layer in timed if layer.source == "removed"} == absent
+        elif metric == "macs":
+            expected = again.macs_at(again.dense_widths)
+        else:
+            unread = {name for name, _ in smaller.named_parameters() if name[0] in smaller.gone}
+            assert {tensor.name for tensor in again.parameters if tensor.layer is None} == unread
+            counted = footprint(again, runtime)
+            expected = counted.weight_bytes if metric == "size_bytes" else counted.memory_bytes
+        assert prices.value(widths) == pytest.approx(expected, rel=1e-9)
+
+
+def gone_groups(blocks: list[Block]) -> list[str]:
+    return [group for block in blocks for group in block.groups]
+
+
+class Deep(nn.Module):
+    """Three blocks on one stream, some of which never run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gone: set[str] = set()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.a = nn.Sequential(nn.Conv2d(8, 6, 3, padding=1), nn.SiLU(), nn.Conv2d(6, 8, 1))
+        self.b = nn.Sequential(nn.Conv2d(8, 12, 1), nn.SiLU(), nn.Conv2d(12, 8, 3, padding=1))
+        layers = [nn.Conv2d(8, 4, 1), nn.SiLU(), nn.Conv2d(4, 10, 3, padding=1), nn.SiLU(), nn.Conv2d(10, 8, 1)]
+        self.c = nn.Sequential(*layers)
+        self.head = nn.Conv2d(8, 5, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        for name in sorted({"a", "b", "c"} - self.gone):
+            x = x + self.get_submodule(name)(x)
+        return self.head(x)
+
+
+def test_blocks_reach_below_the_least_widths() -> None:
+    network = trace(Deep().eval(), IMAGE)
+    narrow, without = price(network, "macs", step=2), price(network, "macs", step=2, blocks=True)
+    least = narrow.value(narrow.smallest)
+    assert without.value(without.smallest) < least
+    with pytest.raises(InfeasibleError):
+        narrow.check_reach(0.99 * least)
+    without.check_reach(0.99 * least)
+    without.check_reach(without.value(without.smallest) * 1.001)
+    with pytest.raises(InfeasibleError):
+        without.check_reach(without.value(without.smallest) * 0.999)
+
+
+def test_what_was_removed_is_no_part_of_the_next_problem() -> None:
+    network = trace(Deep().eval(), IMAGE)
+    prices = price(network, "macs", step=2, blocks=True)
+    scores = {group.name: np.arange(1.0, group.channels + 1) for group in network.cuttable}
+    kept = {group.name: list(range(group.channels)) for group in network.cuttable}
+    whole, part = (prices.problem(scores, alive, 1e9) for alive in (kept, {**kept, "c.0": [], "c.2": []}))
+    assert whole.groups.keys() - part.groups.keys() == {"c.0", "c.2"}
+    assert (set(whole.blocks), set(part.blocks)) == ({"a", "b", "c"}, {"a", "b"})
+    widths = prices.dense
+    removed = {**widths, "c.0": 0, "c.2": 0}
+    assert part.evaluate(widths)["macs"] == pytest.approx(whole.evaluate(removed)["macs"])
+    assert part.evaluate(widths)["macs"] == pytest.approx(prices.value(removed))

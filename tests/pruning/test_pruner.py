@@ -265,3 +265,80 @@ def test_every_criterion_reaches_the_budget(criterion: str) -> None:
     plan, smaller = pruner.finish()
     assert plan.used["latency_ms"] <= pruner.limit
     assert smaller(torch.zeros(2, 1, 8, 8)).shape == (2, 3)
+
+
+# Blocks ---------------------------------------------------------------------------------------------------------------
+
+BLOCKS = price(NETWORK, "macs", step=2, blocks=True)
+
+
+def below_the_least_widths() -> float:
+    """A limit that no widths are inside of, so that the block has to go."""
+    limit = 1.1 * BLOCKS.value(BLOCKS.smallest)
+    assert limit < 0.9 * MACS.value(MACS.smallest)
+    return limit
+
+
+def pruned(model: nn.Module, data: Any, steps: int = STEPS, interval: int = INTERVAL) -> BudgetPruner:
+    schedule = PruneSchedule(steps=steps, interval=interval)
+    pruner = BudgetPruner(model, NETWORK, BLOCKS, limit=below_the_least_widths(), schedule=schedule)
+    fit(model, pruner, OPTIMIZERS["sgd"](model.parameters()), data)
+    return pruner
+
+
+def test_a_block_goes_where_widths_are_not_enough() -> None:
+    model = Bottleneck()
+    pruner = pruned(model, batches(STEPS * INTERVAL))
+    assert [block.name for block in NETWORK.blocks] == ["body"]
+    (group,) = NETWORK.blocks[0].groups
+    model.eval()
+    plan, smaller = pruner.finish()
+    assert plan.widths[group] == 0
+    assert plan.kept[group] == ()
+    assert plan.widths.keys() == plan.kept.keys() == BLOCKS.widths.keys()
+    assert BLOCKS.value(plan.widths) <= below_the_least_widths()
+    assert plan.used["macs"] == pytest.approx(BLOCKS.value(plan.widths))
+    assert plan.bound is not None
+    reference = masked(model, NETWORK, plan.kept)
+    for images, _ in batches(2, seed=9):
+        with torch.no_grad():
+            torch.testing.assert_close(smaller(images), reference(images), rtol=1e-4, atol=1e-5)
+    assert same(
+        dict(cut(Bottleneck(), plan.cuts).state_dict()) | dict(smaller.state_dict()), dict(smaller.state_dict())
+    )
+
+
+def test_a_block_removed_on_the_way_stays_removed() -> None:
+    """Its masks hold it silent while the rest is trained, and the plan says so."""
+    model, data = Bottleneck(), batches(STEPS * INTERVAL)
+    pruner = pruned(model, data, steps=STEPS * INTERVAL, interval=1)
+    (group,) = NETWORK.blocks[0].groups
+    assert pruner.widths[group] == 0  # the last step but one was below the least widths already
+    with torch.no_grad():
+        images = data[0][0]
+        stream = model.stem(images)
+        expected = model.fc(torch.sigmoid(model.last(stream)).mean((2, 3)))
+        assert torch.allclose(model(images), expected)
+    assert group not in pruner.problem().groups
+
+
+@pytest.mark.parametrize("stop", [INTERVAL + 1, 3 * INTERVAL + 1])
+def test_blocks_continue_from_a_checkpoint(tmp_path: Path, stop: int) -> None:
+    data = batches(STEPS * INTERVAL)
+    expected, _ = pruned(Bottleneck(), data).finish()
+    first = Bottleneck()
+    adjust = OPTIMIZERS["sgd"](first.parameters())
+    settings = {"limit": below_the_least_widths(), "schedule": PruneSchedule(steps=STEPS, interval=INTERVAL)}
+    pruner = BudgetPruner(first, NETWORK, BLOCKS, **settings)
+    fit(first, pruner, adjust, data[:stop])
+    state = {"model": dict(first.state_dict()), "optimizer": adjust.state_dict(), "pruner": pruner.state_dict()}
+    save_checkpoint(tmp_path / "state", state)
+    saved = load_checkpoint(tmp_path / "state")
+    second = Bottleneck(seed=7)
+    second.load_state_dict(saved["model"])
+    adjust = OPTIMIZERS["sgd"](second.parameters())
+    adjust.load_state_dict(saved["optimizer"])
+    pruner = BudgetPruner(second, NETWORK, BLOCKS, **settings)
+    pruner.load_state_dict(saved["pruner"])
+    fit(second, pruner, adjust, data[stop:])
+    assert comparable(pruner.finish()[0]) == comparable(expected)
