@@ -58,6 +58,8 @@ def inspection_text(document: Mapping[str, Any], *, every: bool = False, width: 
         lines.append(
             "parameters, MACs: what goes when this group alone is cut to one step, and its share of the network"
         )
+    if document["blocks"]:
+        lines += ["residual blocks that can be removed (compress --remove-blocks):", *_blocks(document)]
     if document["frozen"]:
         lines += ["cannot be cut:", *_frozen(document, every)]
     return readable("\n".join(line.rstrip() for line in lines))
@@ -79,6 +81,14 @@ def _table(document: Mapping[str, Any]) -> Table:
 
 def _share(metric: str, value: int, of: int) -> str:
     return f"{quantity(metric, value)}{value / max(1, of):7.1%}"
+
+
+def _blocks(document: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for block in document["blocks"]:
+        parameters, macs = (" ".join(_share(key, block[key], document[key]).split()) for key in ("parameters", "macs"))
+        lines.append(f"  {block['name']}: {parameters} of parameters, {macs} of MACs")
+    return lines
 
 
 def _frozen(document: Mapping[str, Any], every: bool) -> list[str]:

@@ -15,9 +15,11 @@ import torch
 from torch import Tensor, nn
 
 import hwprune
-from hwprune.network import inspection, trace
+from hwprune.network import cut, inspection, trace
 from hwprune.pruning import price
 from hwprune.report import inspection_text, network_svg
+
+from ..network.models import ResNet
 
 SVG = "{http://www.w3.org/2000/svg}"
 HOSTILE = "a<b>&\"'</title><script>alert(1)</script> {{ 7 * 7 }}\x1b[31m\x00"
@@ -144,6 +146,22 @@ def test_numbers_counted_by_hand() -> None:
         ("1", ["3"], [1, 8, 6, 6]),
         ("3", [], [1, 5]),
     ]
+
+
+def test_blocks_are_listed_with_what_goes_with_them() -> None:
+    torch.manual_seed(0)
+    model, image = ResNet().eval(), torch.zeros(1, 3, 16, 16)
+    network = trace(model, image)
+    found = inspection(network)
+    (block,) = found["blocks"]
+    without = trace(cut(model, network.cuts({name: [] for name in block["groups"]})), image, verify=False)
+    assert block["name"] == "layer1"
+    assert block["parameters"] == found["parameters"] - without.total_parameters
+    assert block["macs"] == found["macs"] - without.macs_at(without.dense_widths)
+    assert set(block["layers"]) == {layer.name for layer in network.layers if layer.present == "layer1.conv1"}
+    (line,) = (one for one in inspection_text(found).splitlines() if one.startswith("  layer1: "))
+    assert line.endswith(" of MACs")
+    assert "blocks" not in inspection_text(seen(plain()))
 
 
 def test_what_is_reachable_is_what_a_cut_leaves_and_the_solver_counts() -> None:
