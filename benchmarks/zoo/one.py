@@ -5,9 +5,10 @@ that fails ends it, with the reason:
 
 1. ``trace``: there is something to cut; how long it took beyond a forward pass.
 2. ``equal``: the cut network answers like the original with those channels masked.
-3. ``replay``: the cuts on a fresh instance give the same parameters.
-4. ``export``: ONNX Runtime loads the export and answers like torch.
-5. ``backward``: gradients reach every parameter that they reached before.
+3. ``blocks``: so it does with every other residual block removed, where there are any.
+4. ``replay``: the cuts on a fresh instance give the same parameters.
+5. ``export``: ONNX Runtime loads the export and answers like torch.
+6. ``backward``: gradients reach every parameter that they reached before.
 """
 
 from __future__ import annotations
@@ -145,6 +146,10 @@ def _checked(name: str, example: torch.Tensor, found: dict[str, Any], export: bo
     smaller = cut(model, network.cuts(kept))
     report = verify_cut(model, smaller, network, kept, example, tolerance=TOLERANCE)
     found["error"], found["kept"] = report.max_relative_error, report.parameters / network.total_parameters
+    found["stage"], found["blocks"] = "blocks", len(network.blocks)
+    if network.blocks:
+        without = kept | {group: [] for block in network.blocks[::2] for group in block.groups}
+        verify_cut(model, cut(model, network.cuts(without)), network, without, example, tolerance=TOLERANCE)
     found["stage"] = "replay"
     again = cut(fresh(name), network.cuts(kept)).state_dict()
     if any(not torch.equal(tensor, again[key]) for key, tensor in smaller.state_dict().items()):

@@ -67,13 +67,14 @@ def report(results: Sequence[dict[str, Any]]) -> str:
         f"In {len(whole)} of those that pass, {WHOLE:.0%} of parameters and of multiply-accumulates can be reached.",
         f"Tracing took a median of {seconds:.1f} s.",
         "",
-        "| model | groups | reachable parameters | reachable MACs | kept | cut = masked | export | trace (forward) "
-        "| Torch-Pruning keeps | |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| model | groups | blocks | reachable parameters | reachable MACs | kept | cut = masked | export "
+        "| trace (forward) | Torch-Pruning keeps | |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for one in sorted(results, key=lambda one: one["model"]):
         lines.append(
-            f"| {one['model']} | {one.get('groups', '')} | {_percent(one, 'parameters')} | {_percent(one, 'macs')} "
+            f"| {one['model']} | {one.get('groups', '')} | {one.get('blocks', '')} "
+            f"| {_percent(one, 'parameters')} | {_percent(one, 'macs')} "
             f"| {_percent(one, 'kept')} | {_small(one, 'error')} | {_small(one, 'export_error')} "
             f"| {one.get('trace_s', 0):.1f} s ({one.get('forward_s', 0):.2f} s) "
             f"| {_percent(one['peer'], 'kept') if one['peer']['passed'] else 'fails'} "
