@@ -16,17 +16,17 @@ from .rigl import RigL as RigL
 from .set import SET as SET
 from .srigl import SRigL as SRigL
 
-__all__ = [
-    "GMP",
-    "IEE",
-    "NM",
-    "SET",
+__all__ = [  # noqa: RUF022 - acronyms among the others, as sorted() puts them
     "Context",
+    "GMP",
     "GraNet",
+    "IEE",
     "MaskUpdate",
+    "NM",
     "Periodic",
     "RigL",
     "Rule",
+    "SET",
     "SRigL",
     "SparseMasks",
     "SparsePruner",
