@@ -19,7 +19,7 @@ HEAVY = {
 }
 ROOMS = [
     *("budget", "cli", "compression", "deploy", "latency", "network"),
-    *("pruning", "report", "saliency", "targets", "training"),
+    *("pruning", "regrow", "report", "saliency", "targets", "training"),
 ]
 VERBS = ("demo", "targets", "inspect", "profile", "predict", "compress", "export", "bench", "verify", "report")
 LOADED = """
@@ -92,6 +92,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         "latency",
         "network",
         "pruning",
+        "regrow",
         "report",
         "saliency",
         "targets",

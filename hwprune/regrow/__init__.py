@@ -1,0 +1,41 @@
+"""Unstructured and N:M sparsity: masks over single weights, and the rules that prune and regrow them in training."""
+
+from ._base import Context as Context
+from ._base import Periodic as Periodic
+from ._base import Rule as Rule
+from .distribution import layer_counts as layer_counts
+from .distribution import layer_densities as layer_densities
+from .gmp import GMP as GMP
+from .granet import GraNet as GraNet
+from .history import MaskUpdate as MaskUpdate
+from .iee import IEE as IEE
+from .masks import SparseMasks as SparseMasks
+from .nm import NM as NM
+from .pruner import SparsePruner as SparsePruner
+from .rigl import RigL as RigL
+from .set import SET as SET
+from .srigl import SRigL as SRigL
+
+__all__ = [  # noqa: RUF022 - acronyms among the others, as sorted() puts them
+    "Context",
+    "GMP",
+    "GraNet",
+    "IEE",
+    "MaskUpdate",
+    "NM",
+    "Periodic",
+    "RigL",
+    "Rule",
+    "SET",
+    "SRigL",
+    "SparseMasks",
+    "SparsePruner",
+    "layer_counts",
+    "layer_densities",
+    "rules",
+]
+
+
+def rules() -> dict[str, type[Rule]]:
+    """Every rule by its name."""
+    return {rule.name: rule for rule in (GMP, GraNet, RigL, SET, SRigL, IEE, NM)}

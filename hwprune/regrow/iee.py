@@ -1,0 +1,182 @@
+"""IEE: exploitation of what is active, exploration of what is pruned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from hwprune.regrow._base import Context, Rule
+from hwprune.regrow.distribution import Distribution, layer_counts
+from hwprune.regrow.moments import moments
+from hwprune.regrow.ranking import top_k
+from hwprune.regrow.schedule import cosine
+from hwprune.regrow.weights import magnitude
+
+
+@dataclass(frozen=True, kw_only=True)
+class IEE(Rule):
+    """Try out all pruned weights together for some steps before choosing which of them to grow.
+
+    Sun et al., "Advancing Weight and Channel Sparsification with Enhanced Saliency", WACV 2025 (arXiv 2502.03658), the
+    unstructured method. A cycle has three stages: the active weights train for H steps, then the Ω smallest of every
+    layer are pruned; the rest trains for J steps; then everything that is pruned is switched on at its most recently
+    used values and trained alone for Q steps, while what was active is frozen. The Ω largest of it are grown, with the
+    values they came to, and the others switched off.
+
+    Exploration trains a dense network: count Q of every H + J + Q steps as dense when reporting cost. Two more copies
+    of the weights are held, and one of the optimizer's state.
+
+    The paper's text leaves these open; they are our decisions. Ω falls along RigL's cosine, from 30 % of a layer's
+    weights to none at ``until``; cycles that would not end by then are not begun, and training goes on with fixed
+    masks. Frozen means every parameter that is not explored, biases and normalisations too, and every buffer (running
+    statistics), as the network that they describe is not the one being explored. They are put back after each of the
+    optimizer's steps, which works with any optimizer, momentum and weight decay; step counters go on. Explored weights
+    begin without momentum and lose what they gained, since it was gained beside weights that are switched off again;
+    all others get the optimizer state back that they had before.
+
+    Attributes:
+        density: share of the masked weights that is active between two cycles; Ω less within one.
+        distribution: of the density to the layers.
+        initial: the first active weights: ``random``, or the ``magnitude`` of a pretrained model's.
+        fraction: Ω in the first cycle, as a share of a layer's active weights.
+        importance_steps: H.
+        accuracy_steps: J.
+        exploration_steps: Q.
+        until: share of the training after which masks stay.
+    """
+
+    density: float = 0.1
+    distribution: Distribution = "erk"
+    initial: Literal["random", "magnitude"] = "random"
+    fraction: float = 0.3
+    importance_steps: int = 150
+    accuracy_steps: int = 150
+    exploration_steps: int = 150
+    until: float = 0.75
+
+    name: ClassVar[str] = "iee"
+    needs_gradients: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        super().__post_init__()
+        self.require(0 < self.density <= 1, "density", "above 0 and at most 1")
+        self.require(0 <= self.fraction <= 1, "fraction", "a share of the weights, 0 to 1")
+        self.require(self.initial in ("random", "magnitude"), "initial", "random or magnitude")
+        for field in ("importance_steps", "accuracy_steps", "exploration_steps"):
+            self.require(getattr(self, field) >= 1, field, "a whole number of at least 1")
+        self.require(0 < self.until <= 1, "until", "a share of the training, above 0 and at most 1")
+        self.require(
+            self.last > 0, "steps", f"enough for one cycle of {self._cycle} steps in the first {self.until:.0%} of them"
+        )
+
+    @property
+    def _cycle(self) -> int:
+        return self.importance_steps + self.accuracy_steps + self.exploration_steps
+
+    @property
+    def last(self) -> int:
+        """The end of the last cycle."""
+        return int(self.steps * self.until) // self._cycle * self._cycle
+
+    def planned(self, step: int) -> float:
+        """Always the same."""
+        return self.density
+
+    def start(self, context: Context) -> None:
+        """Random masks, or the largest weights, with the distribution's number in every layer."""
+        masks = context.masks
+        context.memory["aside"] = {name: _copy(weight.parameter) for name, weight in masks.weights.items()}
+        if self.initial == "random":
+            masks.at_random(self.distribution, self.density, seed=context.seed)
+        else:
+            masks.keep_largest_of_each(layer_counts(self.distribution, masks.shapes, self.density))
+
+    def due(self, step: int) -> bool:
+        """After the first stage of a cycle, and after its last."""
+        return 0 < step <= self.last and step % self._cycle in (0, self.importance_steps)
+
+    def explores(self, step: int) -> bool:
+        """From the end of the second stage to the end of the third."""
+        return step < self.last and step % self._cycle >= self.importance_steps + self.accuracy_steps
+
+    def rate(self, step: int) -> float:
+        """Ω of the cycle that a step belongs to, as a share of a layer's active weights."""
+        begin = (step - 1) // self._cycle * self._cycle
+        return cosine(begin, end=int(self.steps * self.until), first=self.fraction)
+
+    def settle(self, context: Context) -> None:
+        """Hold pruned weights at zero, or the others at what they were; switch pruned weights on when it is time."""
+        if self.explores(context.step - 1):
+            _put_back(context)
+        else:
+            super().settle(context)
+        if self.explores(context.step) and not self.explores(context.step - 1):
+            _switch_on(context)
+
+    def update(self, context: Context) -> None:
+        """Prune, or grow from what was explored."""
+        masks, aside = context.masks, context.memory["aside"]
+        before = dict(masks.active)
+        counts = layer_counts(self.distribution, masks.shapes, self.density)
+        omega = {name: int(self.rate(context.step) * count) for name, count in counts.items()}
+        if context.step % self._cycle:
+            masks.keep_largest_of_each({name: count - omega[name] for name, count in counts.items()})
+        else:
+            for name, active in before.items():
+                grown = top_k(magnitude(masks.weights[name].parameter), omega[name], ~active)
+                masks.active[name] = active | grown
+            _put_back_moments(context, before)
+        for name, weight in masks.weights.items():
+            # what was explored, or pruned now, was used most recently; what stays out from before keeps its value
+            used = ~before[name] if not context.step % self._cycle else before[name]
+            aside[name] = torch.where(used, weight.parameter.detach(), _near(aside[name], weight.parameter))
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone()
+
+
+def _near(saved: Tensor, live: Tensor) -> Tensor:
+    return saved.to(device=live.device, dtype=live.dtype)
+
+
+def _tensors(context: Context) -> dict[str, Tensor]:
+    """All parameters and buffers, by their names."""
+    return {**dict(context.model.named_parameters()), **dict(context.model.named_buffers())}
+
+
+def _switch_on(context: Context) -> None:
+    """Remember everything, then give pruned weights their most recently used values."""
+    frozen: dict[str, Any] = {name: _copy(tensor) for name, tensor in _tensors(context).items()}
+    context.memory["frozen"] = frozen
+    context.memory["moments"] = {
+        name: {key: _copy(value) for key, value in moments(context.optimizer, parameter).items()}
+        for name, parameter in context.model.named_parameters()
+    }
+    for name, weight in context.masks.weights.items():
+        values = _near(context.memory["aside"][name], weight.parameter)
+        weight.parameter.copy_(torch.where(context.masks.active[name], weight.parameter, values))
+
+
+def _put_back(context: Context) -> None:
+    """Give everything that is not explored the values that it had."""
+    frozen = context.memory["frozen"]
+    for name, tensor in _tensors(context).items():
+        active, value = context.masks.active.get(name), _near(frozen[name], tensor)
+        tensor.copy_(value if active is None else torch.where(active, value, tensor))
+
+
+def _put_back_moments(context: Context, active: dict[str, Tensor]) -> None:
+    """Give the optimizer back what it remembered before the exploration; of explored weights that is nothing."""
+    saved = context.memory.pop("moments")
+    context.memory.pop("frozen")
+    for name, parameter in context.model.named_parameters():
+        for key, value in moments(context.optimizer, parameter).items():
+            before = saved[name].get(key)
+            value.zero_() if before is None else value.copy_(before)
+            if name in active:
+                value.masked_fill_(~active[name], 0)
