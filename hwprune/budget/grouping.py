@@ -28,7 +28,7 @@ def kept_channels(saliency: ArrayLike, width: int) -> list[int]:
     return sorted(order[:width].tolist())
 
 
-def rank(saliency: ArrayLike, widths: Sequence[int]) -> Choices:
+def rank(saliency: ArrayLike, widths: Sequence[int], *, held: int = 0) -> Choices:
     """Total saliency that each allowed width keeps when the best channels stay.
 
     ``I(p) = Σ_{j≤p} Z^j`` with Z sorted descending (HALP eq. 3).
@@ -36,6 +36,7 @@ def rank(saliency: ArrayLike, widths: Sequence[int]) -> Choices:
     Args:
         saliency: shape (channels,), finite.
         widths: allowed widths, ascending, none above the number of channels.
+        held: further channels that stay in any case: they are part of every width, and their saliency is not counted.
 
     Raises:
         ValueError: saliency that is not finite, or a width above the number of channels.
@@ -43,7 +44,7 @@ def rank(saliency: ArrayLike, widths: Sequence[int]) -> Choices:
     values = np.asarray(saliency, dtype=np.float64)
     if not np.isfinite(values).all():
         raise ValueError("saliency contains NaN or infinity")
-    if max(widths) > values.size:
-        raise ValueError(f"width {max(widths)} is more than the {values.size} channels that have a saliency")
+    if max(widths) > values.size + held:
+        raise ValueError(f"width {max(widths)} is more than the {values.size + held} channels there are")
     kept = np.concatenate(([0.0], np.cumsum(-np.sort(-values))))
-    return Choices(widths=tuple(widths), saliency=tuple(kept[list(widths)].tolist()))
+    return Choices(widths=tuple(widths), saliency=tuple(kept[[width - held for width in widths]].tolist()))

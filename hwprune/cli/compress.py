@@ -63,6 +63,8 @@ def command(
     remove_blocks: Annotated[
         bool, typer.Option("--remove-blocks", help="Whole residual blocks may be removed, too (method joint).")
     ] = False,
+    regrow: Annotated[str, typer.Option(help="iee: try out what was pruned, and grow the best of it back.")] = "none",
+    explore_fraction: Annotated[float, typer.Option(help="Share of the budget that iee grows back at first.")] = 0.3,
     criterion: Annotated[str, typer.Option(help="What a channel is worth.")] = "taylor-bn",
     prune_steps: Annotated[int, typer.Option(help="Prune steps while training.")] = 5,
     prune_epochs: Annotated[int, typer.Option(help="Epochs over which they are spread.")] = 1,

@@ -71,6 +71,12 @@ class CompressConfig(BaseModel):
     remove_blocks: bool = Field(
         default=False, description="whole residual blocks may be removed, too (method joint alone)"
     )
+    regrow: Literal["none", "iee"] = Field(
+        default="none", description="iee: what is pruned is tried out again, and grown back where it is worth more"
+    )
+    explore_fraction: float = Field(
+        default=0.3, ge=0, lt=1, description="of the budget that iee prunes too much in its first cycle, and grows back"
+    )
     criterion: str = Field(default="taylor-bn", description="what a channel is worth")
     prune_steps: int = Field(default=5, ge=1, description="prune steps while training; HALP was made for 30")
     prune_epochs: int = Field(default=1, ge=1, description="epochs over which they are spread")
@@ -164,7 +170,8 @@ def check(config: CompressConfig) -> None:
     """Refuse what the types of the settings allow and their meaning does not.
 
     Raises:
-        InputError: an unknown criterion, no budget, several for a method that takes one, blocks for others.
+        InputError: an unknown criterion, no budget, several for a method that takes one, blocks or
+            regrowth for others.
     """
     if config.criterion not in criteria():
         raise InputError(f"criterion {config.criterion!r} is unknown", hint=f"one of {', '.join(sorted(criteria()))}")
@@ -173,5 +180,7 @@ def check(config: CompressConfig) -> None:
             f"method {config.method} takes one budget, and {len(config.budgets)} were given",
             hint="use --method joint, or leave out all budgets but one",
         )
+    if config.regrow != "none" and config.oneshot:
+        raise InputError(f"method {config.method} does not regrow", hint="leave out -oneshot, or --regrow")
     if config.remove_blocks and config.solver != "joint":
         raise InputError(f"method {config.method} cannot remove blocks", hint="use --method joint")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from torch import nn
+from torch.optim import Optimizer
 
 from hwprune.budget import Metric, Plan, solvers, spell, write_problem
 from hwprune.compression.folder import RunFolder
@@ -20,6 +21,7 @@ from hwprune.footprint import weight_bytes
 from hwprune.latency import LatencyTable
 from hwprune.network import cut, verify_cut
 from hwprune.pruning import BudgetPruner, Pricing, PruneSchedule, price
+from hwprune.regrow import ExploreSchedule, ExploringPruner
 from hwprune.saliency import criteria
 from hwprune.training import (
     Hooks,
@@ -197,15 +199,14 @@ def explore(job: Job, run: RunFolder) -> dict[str, Any]:
     prices, trials = pricing(job, run), _trials(run)
     # What is masked on the way stays cut: a limit taken too low would put the window out of reach of the last step.
     limit = _as_predicted(run.stage("reach")["limit"], trials, slack=SLACK)
-    pruner = BudgetPruner(
-        model,
-        job.network,
-        prices,
-        limit=limit,
-        schedule=PruneSchedule(steps=steps, interval=iterations // steps),
-        criterion=criteria()[config.criterion],
-        solver=solvers()[config.solver],
-    )
+    chosen: dict[str, Any] = {"criterion": criteria()[config.criterion], "solver": solvers()[config.solver]}
+    pruner: BudgetPruner
+    if config.regrow == "iee":
+        stages = ExploreSchedule.of(iterations, cycles=config.prune_steps, fraction=config.explore_fraction)
+        pruner = ExploringPruner(model, job.network, prices, limit=limit, schedule=stages, **chosen)
+    else:
+        schedule = PruneSchedule(steps=steps, interval=iterations // steps)
+        pruner = BudgetPruner(model, job.network, prices, limit=limit, schedule=schedule, **chosen)
     if oneshot:
         _collect(job, model, pruner)
     else:
@@ -249,8 +250,8 @@ def _prune_while_training(job: Job, run: RunFolder, model: nn.Module, pruner: Bu
         model.load_state_dict(start.model)
         pruner.load_state_dict(saved["pruner"])
 
-    def after_step(_: nn.Module) -> None:
-        pruner.step()
+    def after_step(_: nn.Module, optimizer: Optimizer) -> None:
+        pruner.step(optimizer)
 
     def after_epoch(state: TrainState) -> None:
         run.epoch_event("prune_epoch", widths=pruner.widths, **state.history[-1])

@@ -123,6 +123,17 @@ class Masks:
         found = {name: alive.nonzero().ravel().tolist() for name, alive in self._alive.items()}
         return {name: [] if name in gone else alive for name, alive in found.items()}
 
+    @property
+    def off(self) -> dict[str, torch.Tensor]:
+        """Tensor name → which of its positions are switched off, bool; of blocks that are off, all of their tensors."""
+        gone = [block for block in self._network.blocks if block.name in self._silenced]
+        whole = {
+            name: torch.ones(tensor.shape, dtype=torch.bool)
+            for name, tensor in _named(self._model).items()
+            if any(block.holds(name) for block in gone)
+        }
+        return {name: mask.clone() for name, mask in self._off.items() if mask.any()} | whole
+
     def kept_plan(self) -> dict[str, dict[int, list[int]]]:
         """The cuts that make the smaller network (``Plan.cuts``)."""
         return self._network.cuts(self.kept)
@@ -184,6 +195,13 @@ class Masks:
             back = self._refresh(name, tensors[name])
             with torch.no_grad():
                 tensors[name][back.to(tensors[name].device)] = self._saved[name][back].to(tensors[name])
+
+    def restore_all(self) -> None:
+        """Bring everything back, with the values that it had when it was switched off."""
+        for name in list(self._silenced):
+            self.restore_block(name)
+        for group, alive in self._alive.items():
+            self.restore(group, range(len(alive)))
 
     def apply(self) -> None:
         """Set every position of the removed channels to zero (running variances to one), in place."""

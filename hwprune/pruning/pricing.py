@@ -42,6 +42,7 @@ class Pricing:
         limit: float,
         *,
         caps: Mapping[str, float] | None = None,
+        held: Mapping[str, list[int]] | None = None,
     ) -> Problem:
         """The budget problem at these saliencies.
 
@@ -51,17 +52,22 @@ class Pricing:
                 of the problem: its block was removed.
             limit: the budget, in the unit of ``metric``.
             caps: limits of the other metrics, instead of their own.
+            held: group name → channels, of those still there, that stay in any case. Their block stays, too.
         """
         choices: dict[str, Choices] = {}
+        held = {group: channels for group, channels in (held or {}).items() if channels}
         for group, allowed in self.widths.items():
             if alive := kept[group]:
-                widths = (*(width for width in allowed if width < len(alive)), len(alive))
-                choices[group] = rank(np.asarray(scores[group])[alive], widths)
+                staying = held.get(group, [])
+                others = [channel for channel in alive if channel not in set(staying)]
+                between = (width for width in allowed if max(1, len(staying)) <= width < len(alive))
+                widths = sorted({*between, len(alive), len(staying) or len(alive)})
+                choices[group] = rank(np.asarray(scores[group])[others], widths, held=len(staying))
         return Problem(
             groups=choices,
             costs=tuple(cost for cost in self.costs if not cost.present or cost.present in choices),
             budgets={self.metric: limit, **(self.caps if caps is None else caps)},
-            blocks={name: groups for name, groups in self.blocks.items() if groups[0] in choices},
+            blocks={name: groups for name, groups in self.blocks.items() if groups[0] in choices.keys() - held.keys()},
         )
 
     def value(self, widths: Mapping[str, int], metric: str | None = None) -> float:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from hwprune.budget import Plan, Problem, geometric, kept_channels, solve
 from hwprune.errors import InputError
@@ -101,8 +102,12 @@ class BudgetPruner:
         """Width of every cuttable group under the present masks."""
         return {group: len(self.masks.kept[group]) for group in self.pricing.widths}
 
-    def step(self) -> None:
-        """Account for one training step; mask channels when a prune step is due."""
+    def step(self, optimizer: Optimizer | None = None) -> None:
+        """Account for one training step; mask channels when a prune step is due.
+
+        Args:
+            optimizer: that made the step; not needed here.
+        """
         if not self.finished:
             self._calls += 1
             self._accumulator.update(self.model)

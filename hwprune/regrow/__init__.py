@@ -1,8 +1,10 @@
-"""Unstructured and N:M sparsity: masks over single weights, and the rules that prune and regrow them in training."""
+"""What is pruned in training and grown back: single weights, N:M patterns, and whole channels inside a budget."""
 
 from ._base import Context as Context
 from ._base import Periodic as Periodic
 from ._base import Rule as Rule
+from .channels import ExploreSchedule as ExploreSchedule
+from .channels import ExploringPruner as ExploringPruner
 from .distribution import layer_counts as layer_counts
 from .distribution import layer_densities as layer_densities
 from .gmp import GMP as GMP
@@ -18,6 +20,8 @@ from .srigl import SRigL as SRigL
 
 __all__ = [  # noqa: RUF022 - acronyms among the others, as sorted() puts them
     "Context",
+    "ExploreSchedule",
+    "ExploringPruner",
     "GMP",
     "GraNet",
     "IEE",

@@ -45,12 +45,13 @@ class Hooks:
     """What a caller does along the way.
 
     Attributes:
-        on_step: called with the bare model after ``optimizer.step()``, while the step's gradients are still there.
+        on_step: called with the bare model and its optimizer after ``optimizer.step()``, while the step's gradients are
+            still there.
         on_epoch: called with a copy of the state after every epoch; raising from it stops the training.
         on_progress: called after every step.
     """
 
-    on_step: Callable[[nn.Module], None] | None = None
+    on_step: Callable[[nn.Module, Optimizer], None] | None = None
     on_epoch: Callable[[TrainState], None] | None = None
     on_progress: Callable[[Progress], None] | None = None
 
@@ -164,7 +165,7 @@ class _Loop:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
         self.optimizer.step()
         if self.hooks.on_step:
-            self.hooks.on_step(self.model)
+            self.hooks.on_step(self.model, self.optimizer)
         self.optimizer.zero_grad()
         return value
 

@@ -342,3 +342,15 @@ def test_blocks_are_removed_where_widths_are_not_enough(tmp_path: Path, device: 
 def test_the_baselines_remove_no_blocks(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="halp cannot remove blocks"):
         compress(config(tmp_path / "run", macs="0.5x", remove_blocks=True, method="halp"))
+
+
+def test_what_was_pruned_is_explored_and_grown(tmp_path: Path, device: Any) -> None:
+    with device():
+        run = compress(config(tmp_path / "run", macs="0.5x", regrow="iee", prune_steps=2, prune_epochs=3, epochs=1))
+    result = check_run(run.path)
+    assert run.budget_met
+    assert result["budget_used"] > 0.9
+    with pytest.raises(InputError, match="at least 16 minibatches, and there are 8"), device():
+        compress(config(tmp_path / "short", macs="0.5x", regrow="iee", prune_steps=5))
+    with pytest.raises(InputError, match="joint-oneshot does not regrow"):
+        compress(config(tmp_path / "not", macs="0.5x", regrow="iee", method="joint-oneshot"))

@@ -112,8 +112,9 @@ def test_one_step_of_sgd_by_hand():
 def test_hooks_see_the_bare_model_with_its_gradients():
     model, seen, epochs = small_net(), [], []
 
-    def on_step(inner):
+    def on_step(inner, optimizer):
         assert inner is model
+        assert {p for group in optimizer.param_groups for p in group["params"]} == set(inner.parameters())
         seen.append(all(parameter.grad is not None for parameter in inner.parameters()))
 
     progress = []
@@ -126,7 +127,7 @@ def test_hooks_see_the_bare_model_with_its_gradients():
 
 
 def test_what_on_step_writes_into_the_weights_stays():
-    def zero_first_filter(inner):
+    def zero_first_filter(inner, optimizer):
         with torch.no_grad():
             inner[0].weight[0] = 0
 
