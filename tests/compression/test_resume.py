@@ -17,6 +17,7 @@ import pytest
 
 from hwprune.compression import CompressConfig, RunFolder, compress, resumed_config
 from hwprune.errors import InputError, ModelError
+from hwprune.regrow import ExploreSchedule
 from hwprune.training import loop
 
 from . import fakes
@@ -156,6 +157,31 @@ def test_killed_after_every_file_and_resumed(tmp_path: Path, device: Any, tables
     assert fakes.outcome(run)["result"]["attempts"] == 2
     epochs = [e["epoch"] for e in RunFolder.load(run).history() if e["event"] in ("epoch", "prune_epoch")]
     assert epochs == [1, 2, 1, 2, 1, 2]  # pruning, first attempt, second attempt: none lost, none twice
+    assert fakes.half_written(run) == []
+
+
+def test_killed_in_every_stage_of_iee_and_resumed(tmp_path: Path, device: Any, exports: Path) -> None:
+    """Two cycles of nine steps in six epochs of four: stages begin and end within epochs."""
+    settings = {"macs": "0.5x", "regrow": "iee", "prune_steps": 2, "prune_epochs": 6, "epochs": 1}
+    each = ExploreSchedule.of(24, cycles=2).importance_steps
+    assert each == 3
+    # importance, the prune step itself, accuracy, exploration, the grow step; and in the second cycle's exploration
+    stops = [2, 3, 3 + 2, 6 + 2, 9, 9 + 6 + 2]
+    whole, run = tmp_path / "whole", tmp_path / "killed"
+    with device():
+        compress(config(whole, **settings))
+    worker = Path(__file__).parent / "explore_kill_worker.py"
+    ended = subprocess.run(
+        [sys.executable, worker, run, exports, json.dumps(settings), json.dumps(stops)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(ended.stdout) == [-signal.SIGKILL] * len(stops) + [0], ended.stderr
+    assert fakes.outcome(run) == fakes.outcome(whole)
     assert fakes.half_written(run) == []
 
 
