@@ -179,11 +179,13 @@ def test_a_gradient_scaler_changes_nothing_and_an_overflow_is_left_out() -> None
     assert bumpy.finish()[0].used["latency_ms"] <= bumpy.limit
 
 
-def test_two_processes_of_ddp_agree(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["prune", "explore"])
+def test_two_processes_of_ddp_agree(tmp_path: Path, kind: str) -> None:
     worker = Path(__file__).parent / "ddp_worker.py"
     environment = {**os.environ, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
     started = [
-        subprocess.Popen([sys.executable, worker, tmp_path], env={**environment, "RANK": str(rank)}) for rank in (0, 1)
+        subprocess.Popen([sys.executable, worker, tmp_path, kind], env={**environment, "RANK": str(rank)})
+        for rank in (0, 1)
     ]
     assert [process.wait(timeout=120) for process in started] == [0, 0]
     ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
