@@ -95,17 +95,20 @@ class SparsePruner:
         context = self._context()
         self.rule.settle(context)
         if self._waiting or self.rule.due(self._calls):
+            self._check_weights()
             self._waiting = self.rule.needs_gradients and not self._gradients_are_finite()
             if not self._waiting:
                 self._update(context)
 
-    def _update(self, context: Context) -> None:
+    def _check_weights(self) -> None:
         for name, weight in self.masks.weights.items():
             if not bool(weight.parameter.isfinite().all()):
                 raise InputError(
                     f"the training diverged: {name} is not finite after step {self._calls}",
                     hint="lower the learning rate, add warm-up or clip gradients",
                 )
+
+    def _update(self, context: Context) -> None:
         before = dict(self.masks.active)
         self.rule.update(context)
         self.masks.apply(self.optimizer)
