@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from hwprune.budget import Axis, Product
 from hwprune.latency.layer import Layer
 
+RESCALED = "rescaled "
 Role = Literal["out", "in", "norm", "scale", "size"]
 
 
@@ -47,12 +48,15 @@ class ChannelGroup:
         channels: how many there are in the dense network.
         members: every tensor dimension that shrinks with the group.
         frozen: why the group cannot be cut; None if it can.
+        rescaled: what is multiplied by the square root of the share of channels that stay: of a size of heads whose
+            square root the model divides by, the weights and biases that make the queries.
     """
 
     name: str
     channels: int
     members: tuple[Member, ...]
     frozen: str | None = None
+    rescaled: tuple[Member, ...] = ()
 
     @property
     def positions(self) -> int:
@@ -185,7 +189,8 @@ class Network:
 
         Returns:
             tensor name → dimension → sorted positions that stay. Only dimensions that lose
-            something are listed. Complexity: linear in the positions of the touched tensors.
+            something are listed. Complexity: linear in the positions of the touched tensors. For what is rescaled:
+            ``RESCALED`` and the tensor's name → dimension → its positions, and −1 → channels kept, and all there were.
         """
         removed: dict[tuple[str, int], set[int]] = {}
         for group in self.groups:
@@ -198,12 +203,18 @@ class Network:
         result: dict[str, dict[int, list[int]]] = {}
         for (tensor, dim), positions in removed.items():
             result.setdefault(tensor, {})[dim] = [i for i in range(sizes[tensor, dim]) if i not in positions]
+        for group in self.groups:
+            left = len(kept.get(group.name, range(group.channels)))
+            for member in group.rescaled if left < group.channels else ():
+                rows = sorted(member.index.ravel().tolist())
+                result[RESCALED + member.tensor] = {member.dim: rows, -1: [left, group.channels]}
         return result
 
     def _dimension_sizes(self) -> dict[tuple[str, int], int]:
+        """Groups cover every position of a dimension, some of them several times."""
         sizes: dict[tuple[str, int], int] = {}
         for group in self.groups:
             for member in group.members:
                 key = (member.tensor, member.dim)
-                sizes[key] = sizes.get(key, 0) + member.index.size
+                sizes[key] = max(sizes.get(key, 0), int(member.index.max()) + 1)
         return sizes

@@ -20,11 +20,7 @@ Allowed = Mapping[str, tuple[int, ...]]
 def macs_costs(network: Network, allowed: Allowed) -> Iterator[Cost]:
     """Multiply-accumulates, one cost per layer with weights or product of activations."""
     for layer in network.layers:
-        if layer.macs:
-            # Sizes of the dense network stand in the denominator, whatever the convolution's groups are.
-            dense = math.prod(o.shape[o.channel_dim] for o in layer.scaling if o.channel_dim is not None)
-            axes = [operand.axis for operand in layer.scaling if operand.channel_dim is not None]
-            yield from _costs([Product.of(axes, layer.macs / dense)], "macs", layer.name, allowed)
+        yield from _costs(layer.multiplications, "macs", layer.name, allowed)
 
 
 def size_costs(network: Network, allowed: Allowed, precision: str, graph_bytes: float) -> Iterator[Cost]:
