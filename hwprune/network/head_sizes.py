@@ -34,9 +34,8 @@ def with_head_sizes(found: Reading, trial: Trial) -> tuple[Network, list[Reading
     splits = _splits(found)
     for other in (found.other ^ splits, found.other) if found.labels.multiplied else ():
         reading = Reading(found.recording, other, paired=True)
-        if not _new(reading, found, network):
-            continue
-        reading = fitting(reading, trial, ("", "together", "width"))[-1]
+        if _new(reading, found, network):
+            reading = fitting(reading, trial, ("", "together"))[-1]
         new = [group for group in _new(reading, found, network) if _crosses_all(reading, group, readings)]
         new += _refused(reading, splits, network)
         named = dict(zip(_names(new), uniquely_named([*network.groups, *new])[len(network.groups) :], strict=True))

@@ -154,7 +154,7 @@ def follow_sizes(recording: Recording, labels: Labels, labelled: Sequence[Labell
         given = {root[ids].tobytes() for _, ids in _given(recording, labelled, module)}
         for name, size in sizes.items():
             found = claims.get((module, size), {})
-            claimed = [ids for key, ids in found.items() if key not in given] or list(found.values())
+            claimed = [ids for key, ids in found.items() if together or key not in given] or list(found.values())
             if len(claimed) == 1 or together:
                 for ids in claimed:
                     _follow(labels, module, name, ids)
