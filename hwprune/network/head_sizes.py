@@ -15,6 +15,7 @@ import numpy as np
 
 from hwprune.network.grouping import components, uniquely_named
 from hwprune.network.network import ChannelGroup, Member, Network
+from hwprune.network.propagation import Place
 from hwprune.network.reading import Reading, fitting
 from hwprune.network.trial import Trial
 
@@ -32,7 +33,7 @@ def with_head_sizes(found: Reading, trial: Trial) -> tuple[Network, list[Reading
     """
     network, readings = found.network(trial.model), [found]
     splits = _splits(found)
-    for other in (found.other ^ splits, found.other) if found.labels.multiplied else ():
+    for other in (_turned(found, splits), found.other) if found.labels.multiplied else ():
         reading = Reading(found.recording, other, paired=True)
         if _new(reading, found, network):
             reading = fitting(reading, trial, ("", "together"))[-1]
@@ -57,6 +58,13 @@ def _splits(found: Reading) -> set[int]:
     for ids in found.labels.multiplied:
         multiplied[root[ids]] = True
     return {call for call, ids in found.labels.splits.items() if multiplied[root[ids]].any()}
+
+
+def _turned(found: Reading, splits: Set[int]) -> set[Place]:
+    """What is read in another way, where another part of these splits carries the channels."""
+    elsewhere = {call for call in splits if call in found.other or ("first", call) in found.other}
+    firsts: set[Place] = {("first", call) for call in elsewhere}
+    return set(found.other) - elsewhere - firsts | (splits - elsewhere)
 
 
 def _positions(group: ChannelGroup) -> frozenset[tuple[str, int, bytes, int]]:
