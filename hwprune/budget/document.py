@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from hwprune import strict_json as strict
 from hwprune.errors import InputError
 
-from .axis import Axis
+from .axis import Addend, Axis
 from .problem import Choices, Cost, CostAxis, Problem, known
 
 SCHEMA_VERSION = 1
@@ -86,12 +86,16 @@ def load_problem(path: Path) -> Problem:
 
 
 def _cost_document(cost: Cost, blocks: Mapping[str, str]) -> dict[str, Any]:
-    axes = [
-        {"fixed": a.axis.fixed, "terms": [list(term) for term in a.axis.terms], "sizes": list(a.sizes)}
-        for a in cost.axes
-    ]
+    axes = [_axis_document(axis) for axis in cost.axes]
     more = {key: value for key, value in (("step", cost.step), ("block", blocks.get(cost.present))) if value}
     return {"budget": cost.budget, "name": cost.name, **more, "axes": axes, "table": cost.table.tolist()}
+
+
+def _axis_document(axis: CostAxis) -> dict[str, Any]:
+    products = [[list(names), multiplier] for names, multiplier in axis.axis.products]
+    terms = [list(term) for term in axis.axis.terms]
+    more = {"products": products} if products else {}
+    return {"fixed": axis.axis.fixed, "terms": terms, **more, "sizes": list(axis.sizes)}
 
 
 def _read_choices(value: Any, where: str) -> Choices:
@@ -128,11 +132,12 @@ def _read_cost(value: Any, where: str, groups: Mapping[str, Choices], blocks: Ma
 
 
 def _read_axis(value: Any, where: str) -> CostAxis:
-    document = strict.fields(value, where, required=("terms", "sizes"), optional=("fixed",))
+    document = strict.fields(value, where, required=("terms", "sizes"), optional=("fixed", "products"))
     terms = strict.each(document["terms"], f"{where}.terms", _read_term)
+    products = strict.each(document.get("products", []), f"{where}.products", _read_product)
     sizes = strict.each(document["sizes"], f"{where}.sizes", strict.integer)
     fixed = strict.integer(document.get("fixed", 0), f"{where}.fixed")
-    return _placed(where, lambda: CostAxis(Axis(fixed=fixed, terms=terms), sizes))
+    return _placed(where, lambda: CostAxis(Axis(fixed, terms, products), sizes))
 
 
 def _read_term(value: Any, where: str) -> tuple[str, int]:
@@ -140,6 +145,16 @@ def _read_term(value: Any, where: str) -> tuple[str, int]:
     if len(pair) != 2:
         raise InputError(f"{where} has {len(pair)} entries, not 2", hint='a term is ["group", multiplier]')
     return strict.text(pair[0], where), strict.integer(pair[1], where)
+
+
+def _read_product(value: Any, where: str) -> Addend:
+    pair = strict.items(value, where)
+    names = strict.each(pair[0], where, strict.text) if len(pair) == 2 and isinstance(pair[0], list) else ()
+    if len(set(names)) < 2 or len(set(names)) < len(names):
+        raise InputError(
+            f"{where} is no product of several groups", hint='a product is [["group", "other group"], multiplier]'
+        )
+    return names, strict.integer(pair[1], where)
 
 
 def _read_table(value: Any, where: str) -> NDArray[np.float64]:

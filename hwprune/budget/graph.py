@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from hwprune.errors import InputError
 
+from .axis import Addend
 from .problem import Cost, CostAxis, Problem
 
 Floats = NDArray[np.float64]
@@ -60,6 +61,7 @@ class Graph:
 
     The sizes of a dimension that depends on several groups are a variable of their own, built up group by group, so
     that every cost is a table over the variables of its axes; dimensions that begin or end alike share what is alike.
+    The product of two widths (heads and their size) is such a variable, too.
 
     Attributes:
         names: of the groups; they are the first variables.
@@ -207,23 +209,35 @@ class _Variables:
         self._block_of = {group: members for members in problem.blocks.values() for group in members}
         self.values: list[Indices] = list(widths)  # of every variable, by state
         self.sums: list[Sum] = []
-        self._known: dict[tuple[tuple[str, int], ...], tuple[int, Indices]] = {}
+        self._known: dict[tuple[Addend, ...], tuple[int, Indices]] = {}
 
-    def _variable(self, terms: tuple[tuple[str, int], ...]) -> tuple[int, Indices]:
-        """The variable for a sum of groups, and the sum at each of its states."""
-        if len(terms) == 1:
-            ((group, multiplier),) = terms
+    def _variable(self, addends: tuple[Addend, ...]) -> tuple[int, Indices]:
+        """The variable for a sum of groups and products of groups, and the sum at each of its states."""
+        if len(addends) == 1 and len(addends[0][0]) == 1:
+            (((group,), multiplier),) = addends
             return self._groups[group], multiplier * self.values[self._groups[group]]
-        if terms not in self._known:
-            ends = (place for place in range(1, len(terms) - 1) if terms[place:] in self._known)
-            end = next(ends, len(terms) - 1)  # the longest that is known already, else the last group
-            (first, before), (second, last) = self._variable(terms[:end]), self._variable(terms[end:])
-            total = before[:, None] + last[None, :]
-            sizes, states = np.unique(total, return_inverse=True)
-            self.values.append(sizes)
-            self.sums.append(Sum(first, second, len(self.values) - 1, states.reshape(total.shape).astype(np.int64)))
-            self._known[terms] = (len(self.values) - 1, sizes)
-        return self._known[terms]
+        if addends not in self._known:
+            if len(addends) == 1:
+                ((names, multiplier),) = addends
+                parts = self._variable(((names[:-1], 1),)), self._variable(((names[-1:], multiplier),))
+                values = parts[0][1][:, None] * parts[1][1][None, :]
+            else:
+                ends = (place for place in range(1, len(addends) - 1) if addends[place:] in self._known)
+                end = next(ends, len(addends) - 1)  # the longest that is known already, else the last group
+                parts = self._variable(addends[:end]), self._variable(addends[end:])
+                values = parts[0][1][:, None] + parts[1][1][None, :]
+            self._known[addends] = self._determined(parts[0][0], parts[1][0], values)
+        return self._known[addends]
+
+    def _determined(self, first: int, second: int, values: Indices) -> tuple[int, Indices]:
+        """A new variable with these values, shape (states of first, states of second); any two tell the third."""
+        sizes, states = np.unique(values, return_inverse=True)
+        states = states.reshape(values.shape)
+        if any(np.any(np.diff(np.sort(states, axis), axis=axis) == 0) for axis in (0, 1)):  # a width of 0 in a product
+            sizes, states = values.ravel(), np.arange(values.size).reshape(values.shape)
+        self.values.append(sizes)
+        self.sums.append(Sum(first, second, len(self.values) - 1, states.astype(np.int64)))
+        return len(self.values) - 1, sizes
 
     def table(self, cost: Cost) -> tuple[Scope, Floats]:
         """A cost over variables, ascending."""
@@ -247,14 +261,14 @@ class _Variables:
 
     def _axis(self, axis: CostAxis, cost: Cost) -> tuple[int, Indices]:
         """The variable of an axis, −1 for none, and the position in the table at each of its states."""
-        if not axis.axis.terms:
+        if not axis.axis.addends:
             return -1, np.atleast_1d(axis.index({}))
-        variable, sums = self._variable(axis.axis.terms)
+        variable, sums = self._variable(axis.axis.addends)
         sizes, wanted = np.asarray(axis.sizes), sums + axis.axis.fixed
         places = np.minimum(np.searchsorted(sizes, wanted), len(sizes) - 1)
         missing = sizes[places] != wanted
         if cost.present:  # while its block is gone nothing is looked up
-            missing &= np.isin(sums, self._while_there(cost.present, axis.axis.terms))
+            missing &= np.isin(sums, self._while_there(cost.present, axis.axis.addends))
         if np.any(missing):
             raise InputError(
                 f"cost {cost.name!r} has no entry for {int(wanted[missing][0])} channels",
@@ -262,12 +276,15 @@ class _Variables:
             )
         return variable, places.astype(np.int64)
 
-    def _while_there(self, present: str, terms: Iterable[tuple[str, int]]) -> Indices:
+    def _while_there(self, present: str, addends: Iterable[Addend]) -> Indices:
         """What some groups can sum to while a block is there."""
         found = np.zeros(1, dtype=np.int64)
-        for group, multiplier in terms:
-            widths = self.values[self._groups[group]]
-            if group in self._block_of.get(present, ()):
-                widths = widths[widths > 0]
-            found = np.unique(found[:, None] + multiplier * widths[None, :])
+        for names, multiplier in addends:
+            values = np.full(1, multiplier, dtype=np.int64)
+            for name in names:
+                widths = self.values[self._groups[name]]
+                if name in self._block_of.get(present, ()):
+                    widths = widths[widths > 0]
+                values = np.unique(values[:, None] * widths[None, :])
+            found = np.unique(found[:, None] + values[None, :])
         return found

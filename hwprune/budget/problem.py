@@ -71,8 +71,8 @@ class CostAxis:
             InputError: a size that the table does not cover.
         """
         size = np.asarray(self.axis.fixed, dtype=np.int64)
-        for group, multiplier in self.axis.terms:
-            size = size + multiplier * np.asarray(widths[group], dtype=np.int64)
+        for names, multiplier in self.axis.addends:
+            size = size + multiplier * math.prod(np.asarray(widths[name], dtype=np.int64) for name in names)
         sizes = np.asarray(self.sizes, dtype=np.int64)
         index = np.minimum(np.searchsorted(sizes, size), sizes.size - 1)
         missing = (sizes[index] != size) & needed

@@ -25,8 +25,8 @@ class Product:
     def of(cls, dims: Iterable[Axis], factor: float = 1) -> Product:
         """The number of elements of a tensor with these dimensions, times a factor."""
         dims = tuple(dims)
-        fixed = math.prod(axis.fixed for axis in dims if not axis.terms)
-        return cls(factor * fixed, tuple(axis for axis in dims if axis.terms))
+        fixed = math.prod(axis.fixed for axis in dims if not axis.addends)
+        return cls(factor * fixed, tuple(axis for axis in dims if axis.addends))
 
     def times(self, factor: float) -> Product:
         """The same, ``factor`` times as large."""

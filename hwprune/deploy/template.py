@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -176,11 +176,11 @@ def _axes(network: Network, samples: Sequence[Widths]) -> dict[Triple, set[Axis]
     axes = [operand.axis for operand in operands if operand.channel_dim is not None]
     found: dict[Triple, set[Axis]] = {}
     for axis in {*(Axis(terms=((group.name, 1),)) for group in network.cuttable), *axes}:
-        fixed = axis.fixed + sum(multiplier * frozen[group] for group, multiplier in axis.terms if group in frozen)
-        terms = tuple(sorted(term for term in axis.terms if term[0] not in frozen))
+        settled = axis.settled(frozen)
+        ordered = replace(settled, terms=tuple(sorted(settled.terms)), products=tuple(sorted(settled.products)))
         triple = tuple(axis.size(widths) for widths in everywhere)
         if len(set(triple)) > 1:
-            found.setdefault(triple, set()).add(Axis(fixed, terms))
+            found.setdefault(triple, set()).add(ordered)
     return found
 
 

@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from hwprune.budget import Axis, Product
+from hwprune.budget import Product
 from hwprune.footprint.formats import format_of, itemsize
 from hwprune.footprint.weights import folded_norms
 from hwprune.latency.fusion import fused_into
-from hwprune.latency.layer import Layer, Operand
+from hwprune.latency.layer import Layer
 from hwprune.network import Network
 from hwprune.targets import Runtime
 
@@ -127,11 +127,7 @@ def _buffers(network: Network, place: Mapping[str, int], overwriting: set[str], 
 def _workspace(kernel: Layer, each: int) -> Iterator[Product]:
     """What a kernel holds besides its inputs and results."""
     if kernel.op in _SEVERAL_NODES:
-        yield Product.of(_dims(kernel.output), each)
+        yield Product.of(kernel.output.dims, each)
     if "scaled_dot_product" in kernel.op and len(kernel.inputs) >= 2:
         queries, keys = kernel.inputs[:2]
-        yield Product.of((*_dims(queries)[:-1], _dims(keys)[-2]), each)  # how much each query attends to each key
-
-
-def _dims(operand: Operand) -> tuple[Axis, ...]:
-    return tuple(operand.axis if dim == operand.channel_dim else Axis(size) for dim, size in enumerate(operand.shape))
+        yield Product.of((*queries.dims[:-1], keys.dims[-2]), each)  # how much each query attends to each key

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hwprune.budget.axis import Axis
+from hwprune.budget.product import Product
 
 
 @dataclass(frozen=True)
@@ -21,19 +22,25 @@ class Operand:
         shape: sizes in the dense network, batch first.
         channel_dim: the dimension whose size follows ``axis``; None if no dimension can shrink.
         axis: the size of ``channel_dim`` as a function of group widths.
+        others: further dimensions that vary, such as the size of a head beside heads, each with its size.
     """
 
     shape: tuple[int, ...]
     channel_dim: int | None = None
     axis: Axis = field(default_factory=Axis)
+    others: tuple[tuple[int, Axis], ...] = ()
+
+    @property
+    def dims(self) -> tuple[Axis, ...]:
+        """Every dimension's size."""
+        known = dict(self.others if self.channel_dim is None else ((self.channel_dim, self.axis), *self.others))
+        return tuple(known.get(dim, Axis(size)) for dim, size in enumerate(self.shape))
 
     def at(self, widths: Mapping[str, int]) -> tuple[int, ...]:
         """Shape when the groups have these widths."""
         if self.channel_dim is None:
             return self.shape
-        sizes = list(self.shape)
-        sizes[self.channel_dim] = self.axis.size(widths)
-        return tuple(sizes)
+        return tuple(axis.size(widths) for axis in self.dims)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +67,8 @@ class Layer:
         parameters: weights and biases in the dense network.
         follows: names of layers whose output this layer alone reads: a runtime may run it
             inside the kernel of one of them.
+        work: of a product of activations, its multiply-accumulates as functions of the widths; others follow from
+            ``macs``.
         cut_per_group: for grouped and depthwise convolutions, True: input, output and the number of
             convolution groups shrink together (``conv_groups`` scales with the width).
         present: a group whose width of 0 means that there is no such layer, its block being removed; "" for none.
@@ -75,6 +84,7 @@ class Layer:
     parameters: int = 0
     follows: tuple[str, ...] = ()
     cut_per_group: bool = False
+    work: tuple[Product, ...] = ()
     present: str = ""
 
     def is_there(self, widths: Mapping[str, int]) -> bool:
@@ -87,9 +97,21 @@ class Layer:
         all_by_all = self.call is None and not self.cut_per_group
         return (self.inputs[0], self.output) if all_by_all else (self.output,)
 
+    @property
+    def multiplications(self) -> tuple[Product, ...]:
+        """Multiply-accumulates, as functions of the widths."""
+        if self.work or not self.macs:
+            return self.work
+        varying = [(o.shape[o.channel_dim], o.axis) for o in self.scaling if o.channel_dim is not None]
+        varying += [(self.output.shape[dim], axis) for dim, axis in self.output.others]
+        # Sizes of the dense network stand in the denominator, whatever the convolution's groups are.
+        return (Product.of([axis for _, axis in varying], self.macs / math.prod(size for size, _ in varying)),)
+
     def macs_at(self, widths: Mapping[str, int]) -> int:
         """Multiply-accumulates at these widths."""
-        return self._scaled(self.macs, widths)
+        if not self.is_there(widths):
+            return 0
+        return round(sum(product.at(widths) for product in self.multiplications))
 
     def _scaled(self, dense: int, widths: Mapping[str, int]) -> int:
         if not dense or not self.is_there(widths):

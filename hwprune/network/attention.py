@@ -26,6 +26,7 @@ def make_resizable(model: nn.Module, tensors: Iterable[str] | None = None) -> No
     for path, module in model.named_modules():
         if type(module) is nn.MultiheadAttention and (owners is None or owners & {path, f"{path}.out_proj"}):
             module.__class__ = ResizableAttention
+            module.scale = module.head_dim**-0.5  # of the scores; it stays when the size of a head is cut
             module._qkv_same_embed_dim = False  # keeps transformer layers from their fused path, which checks sizes
 
 
@@ -33,7 +34,12 @@ class ResizableAttention(nn.MultiheadAttention):
     """Multi-head attention (Vaswani et al. 2017, section 3.2.2) of ``num_heads`` heads of ``head_dim``.
 
     Made by :func:`make_resizable`; takes and returns what ``nn.MultiheadAttention`` does, nested tensors excepted.
+
+    Attributes:
+        scale: what scores are multiplied by.
     """
+
+    scale: float
 
     def forward(
         self,
@@ -122,11 +128,12 @@ class ResizableAttention(nn.MultiheadAttention):
     ) -> tuple[Tensor, Tensor | None]:
         """Values by attention, (N, heads, length, head size), and the weights, if wanted."""
         dropout = self.dropout if self.training else 0.0
-        scale = self.head_dim**-0.5
         if not need_weights:
-            made = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scale)
+            made = F.scaled_dot_product_attention(
+                query, key, value, attn_mask=mask, dropout_p=dropout, scale=self.scale
+            )
             return made, None
-        scores = (query * scale) @ key.transpose(-2, -1)
+        scores = (query * self.scale) @ key.transpose(-2, -1)
         weights = (scores if mask is None else scores + mask).softmax(-1)
         weights = F.dropout(weights, dropout) if dropout else weights
         return weights @ value, weights

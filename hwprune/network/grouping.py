@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Set
+import math
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import count, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,15 +31,13 @@ class Grouping:
 
     def axis(self, ids: Ids) -> Axis:
         """The size of a dimension that carries these ids, as a function of the widths of cuttable groups."""
-        found, first, counts = np.unique(self.group_of[ids], return_index=True, return_counts=True)
-        terms, fixed = [], 0
-        for index in np.argsort(first):
-            group = self.groups[found[index]] if found[index] >= 0 else None
-            if group is None or group.frozen is not None:
-                fixed += int(counts[index])
-            else:
-                terms.append((group.name, int(counts[index]) // group.channels))
-        return Axis(fixed, tuple(terms))
+        return axis_of([(self, ids)])
+
+    def cuttable(self, ids: Ids) -> NDArray[np.int64]:
+        """The group of each of these ids, as a position in ``groups``; −1 for those that cannot be cut."""
+        open_ = np.array([*(group.frozen is None for group in self.groups), False])
+        found = self.group_of[ids]
+        return np.where(open_[found], found, -1)
 
     def without(self, tensors: Set[str]) -> Grouping:
         """The same groups, without what belongs to these tensors or attributes."""
@@ -48,11 +46,39 @@ class Grouping:
             self, groups=tuple(replace(group, members=own) for group, own in zip(self.groups, kept, strict=True))
         )
 
+    def only(self, groups: Mapping[str, ChannelGroup]) -> Grouping:
+        """Some of the groups, as they are known elsewhere (name → group); the others count as frozen."""
+        elsewhere = "known in another reading"
+        return replace(
+            self, groups=tuple(groups.get(group.name, replace(group, frozen=elsewhere)) for group in self.groups)
+        )
+
     def with_frozen(self, reasons: Mapping[str, str]) -> Grouping:
         """The same groups, some of them frozen as well (name → reason)."""
         return replace(
             self, groups=tuple(replace(group, frozen=reasons.get(group.name, group.frozen)) for group in self.groups)
         )
+
+
+def axis_of(readings: Sequence[tuple[Grouping, Ids]]) -> Axis:
+    """The size of a dimension each position of which is in a group of every reading: where several vary, their product.
+
+    Args:
+        readings: groupings, and the ids that each has for the positions of the dimension.
+    """
+    table = np.stack([grouping.cuttable(ids) for grouping, ids in readings], axis=1)
+    found, first, counts = np.unique(table, axis=0, return_index=True, return_counts=True)
+    fixed, terms, products = 0, [], []
+    for place in np.argsort(first):
+        both = [g.groups[index] for (g, _), index in zip(readings, found[place], strict=True) if index >= 0]
+        names, count = tuple(group.name for group in both), int(counts[place])
+        if not both:
+            fixed += count
+        elif len(both) == 1:
+            terms.append((names[0], count // both[0].channels))
+        else:
+            products.append((names, count // math.prod(group.channels for group in both)))
+    return Axis(fixed, tuple(terms), tuple(products))
 
 
 def components(size: int, ties: Iterable[tuple[Ids, Ids]]) -> NDArray[np.int64]:
@@ -113,7 +139,7 @@ def group_channels(labels: Labels, activations: Iterable[Ids]) -> Grouping:
     group_of_root = np.full(labels.size, -1, dtype=np.int64)
     for index, (_, _, ids) in enumerate(found):
         group_of_root[root[ids]] = index
-    return Grouping(_uniquely_named([group for _, group, _ in found]), group_of_root[root])
+    return Grouping(uniquely_named([group for _, group, _ in found]), group_of_root[root])
 
 
 def _reasons(labels: Labels, root: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -195,11 +221,11 @@ def _module(block: Block) -> str:
     return path.rpartition(".")[0] if path == block.tensor and "." in path else path
 
 
-def _uniquely_named(groups: Iterable[ChannelGroup]) -> tuple[ChannelGroup, ...]:
-    taken: Counter[str] = Counter()
-    result = []
+def uniquely_named(groups: Iterable[ChannelGroup]) -> tuple[ChannelGroup, ...]:
+    """The same groups, with a number behind names that are taken."""
+    result: dict[str, ChannelGroup] = {}
     for group in groups:
-        taken[group.name] += 1
-        name = group.name if taken[group.name] == 1 else f"{group.name}#{taken[group.name]}"
-        result.append(replace(group, name=name))
-    return tuple(result)
+        names = (group.name if number == 1 else f"{group.name}#{number}" for number in count(1))
+        name = next(name for name in names if name not in result)
+        result[name] = replace(group, name=name)
+    return tuple(result.values())

@@ -127,7 +127,7 @@ def _frozen_of(network: Network) -> dict[str, list[str]]:
         names = found[layer.name]
         if not names and layer.call is None:  # a further use of a shared module
             names = found.get(layer.name.partition("#")[0], [])
-        elif not names and not layer.output.axis.terms:
+        elif not names and not layer.output.axis.addends:
             names = [name for maker in makers.get(layer.name, ()) for name in found[maker]]
         found[layer.name] = list(dict.fromkeys(names))
     return found

@@ -59,9 +59,15 @@ class Labels:
         told: module, ids of the unequal parts that it takes a dimension apart into, and why they are frozen if it turns
             out that none of its attributes holds their sizes.
         splits: index of a call that splits a dimension either part of which could carry its channels → their ids.
+        multiplied: ids of all dimensions of two activations that are multiplied as matrices.
+
+    Args:
+        paired: dimensions over which two activations are multiplied and summed (the size of a head) go together;
+            otherwise they are frozen.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, paired: bool = False) -> None:
+        self.paired = paired
         self.blocks: list[Block] = []
         self.ties: list[tuple[Ids, Ids]] = []
         self.freezes: list[tuple[Ids, str]] = []
@@ -69,6 +75,7 @@ class Labels:
         self.norms: list[str] = []
         self.written: list[tuple[str, str, Ids, str]] = []
         self.splits: dict[int, Ids] = {}
+        self.multiplied: list[Ids] = []
         self.claims: list[tuple[str, int, Ids]] = []
         self.told: list[tuple[str, list[Ids], str]] = []
         self.size = 0

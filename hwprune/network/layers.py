@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 
-from hwprune.budget.axis import Axis
+from hwprune.budget import Axis, Product
 from hwprune.latency.layer import Layer, Operand
-from hwprune.network.grouping import Grouping
+from hwprune.network.dimensions import Dimensions
 from hwprune.network.labels import Ids, Labelled
 from hwprune.network.recorded import Call, Recording, Ref
 
@@ -37,7 +37,7 @@ _OTHER_NAMES = {
 _PRODUCTS = {"mm": (0, 1), "addmm": (1, 2), "linear": (0, 1)}
 
 
-def layers_of(recording: Recording, labelled: Sequence[Labelled], grouping: Grouping) -> tuple[Layer, ...]:
+def layers_of(recording: Recording, labelled: Sequence[Labelled], dimensions: Dimensions) -> tuple[Layer, ...]:
     """Every operation that runs a kernel on an activation, in execution order.
 
     Views and what is computed from parameters alone are left out.
@@ -45,9 +45,9 @@ def layers_of(recording: Recording, labelled: Sequence[Labelled], grouping: Grou
     Args:
         recording: of one forward pass.
         labelled: its values' labels.
-        grouping: the channel groups.
+        dimensions: the sizes of its values.
     """
-    return _LayerMaker(recording, labelled, grouping).layers()
+    return _LayerMaker(recording, labelled, dimensions).layers()
 
 
 def activations_of(recording: Recording, labelled: Sequence[Labelled]) -> list[Ids]:
@@ -83,10 +83,10 @@ def _views(recording: Recording) -> list[Call]:
 
 
 class _LayerMaker:
-    def __init__(self, recording: Recording, labelled: Sequence[Labelled], grouping: Grouping) -> None:
+    def __init__(self, recording: Recording, labelled: Sequence[Labelled], dimensions: Dimensions) -> None:
         self._recording = recording
         self._labelled = labelled
-        self._grouping = grouping
+        self._dimensions = dimensions
         self._names: Counter[str] = Counter()
         self._counted: set[str] = set()
         self._maker: dict[int, str] = {}  # value → the layer that wrote it, through views
@@ -154,14 +154,15 @@ class _LayerMaker:
 
     def _operand(self, ref: Ref, dim: int | None = None, shape: tuple[int, ...] | None = None) -> Operand:
         """An activation; ``dim`` says which dimension holds the channels, otherwise labels tell."""
-        value = self._labelled[ref.index]
-        shape = shape or value.shape
+        own, axes = self._labelled[ref.index].shape, self._dimensions.of(ref.index)
+        shape = shape or own
         if dim is None:
-            axes = {key: self._grouping.axis(ids) for key, ids in sorted(value.dims.items())}
-            dim = next((key for key, axis in axes.items() if axis.terms), next(iter(axes), None))
-            return Operand(shape) if dim is None else Operand(shape, dim, axes[dim])
-        ids = value.dims.get(len(value.shape) - 1 if dim == len(shape) - 1 else dim)
-        return Operand(shape, dim, Axis(shape[dim]) if ids is None else self._grouping.axis(ids))
+            dim = next((key for key, axis in axes.items() if axis.addends), next(iter(axes), None))
+        if dim is None:
+            return Operand(shape)
+        place = len(own) - 1 if dim == len(shape) - 1 else dim
+        others = () if shape != own else tuple((key, a) for key, a in axes.items() if key != place and a.addends)
+        return Operand(shape, dim, axes.get(place, Axis(shape[dim])), others)
 
     def _convolution(self, call: Call, name: str) -> Layer:
         arguments = call.arguments
@@ -215,6 +216,7 @@ class _LayerMaker:
         return values[index].shape
 
     def _other(self, call: Call, name: str) -> Layer:
+        work = tuple(self._work(call))
         inputs = [ref for ref in call.reads if not self._labelled[ref.index].constant]
         return Layer(
             name=name,
@@ -230,21 +232,24 @@ class _LayerMaker:
                     if key not in ("device", "pin_memory", "layout")
                 },
             },
-            macs=self._macs_of_product(call),
+            macs=round(sum(one.at(self._dimensions.dense) for one in work)),
             parameters=self._parameter_count(call),
             follows=self._follows(call),
+            work=work,
         )
 
-    def _macs_of_product(self, call: Call) -> int:
-        """Of a product of activations, such as attention's, which shrinks as its output does; 0 of anything else."""
-        shapes = [self._recording.values[ref.index].shape for ref in call.reads]
-        output = self._recording.values[call.outputs[0].index].shape
+    def _work(self, call: Call) -> Iterator[Product]:
+        """Multiply-accumulates of a product of activations, such as attention's; none of anything else."""
         if "scaled_dot_product" in call.op:  # scores, and values by them
-            query, key, value = shapes[:3]
-            return math.prod(output[:-1]) * key[-2] * (query[-1] + value[-1])
-        if call.op in ("bmm", "matmul", "baddbmm", "mm", "addmm"):
-            return math.prod(output) * shapes[-2][-1]
-        return 0
+            query, key, value = (self._axes(ref) for ref in call.reads[:3])
+            output = self._axes(call.outputs[0])
+            for last in (query[-1], value[-1]):
+                yield Product.of((*output[:-1], key[-2], last))
+        elif call.op in ("bmm", "matmul", "baddbmm", "mm", "addmm"):
+            yield Product.of((*self._axes(call.outputs[0]), self._axes(call.reads[-2])[-1]))
+
+    def _axes(self, ref: Ref) -> tuple[Axis, ...]:
+        return self._dimensions.all_of(ref.index)
 
     def _plain(self, value: Any, inputs: list[Ref]) -> Any:
         """An argument as JSON."""

@@ -17,6 +17,7 @@ from hwprune.budget import Axis, Product
 from hwprune.errors import InputError
 from hwprune.latency.layer import Layer
 
+RESCALED = "rescaled "
 Role = Literal["out", "in", "norm", "scale", "size"]
 
 
@@ -48,12 +49,15 @@ class ChannelGroup:
         channels: how many there are in the dense network.
         members: every tensor dimension that shrinks with the group.
         frozen: why the group cannot be cut; None if it can.
+        rescaled: what is multiplied by the square root of the share of channels that stay: of a size of heads whose
+            square root the model divides by, the weights and biases that make the queries.
     """
 
     name: str
     channels: int
     members: tuple[Member, ...]
     frozen: str | None = None
+    rescaled: tuple[Member, ...] = ()
 
     @property
     def positions(self) -> int:
@@ -225,8 +229,9 @@ class Network:
 
         Returns:
             tensor name → dimension → sorted positions that stay. Only dimensions that lose
-            something are listed. A removed block is listed by its modules, see :func:`~hwprune.network.cut`.
-            Complexity: linear in the positions of the touched tensors.
+            something are listed. For what is rescaled: ``RESCALED`` and the tensor's name → dimension → its positions,
+            and −1 → channels kept, and all there were. A removed block is listed by its modules, see
+            :func:`~hwprune.network.cut`. Complexity: linear in the positions of the touched tensors.
 
         Raises:
             InputError: a group keeps nothing that is in no block, or other than the rest of its block.
@@ -242,9 +247,15 @@ class Network:
         sizes = self._dimension_sizes()
         result: dict[str, dict[int, list[int]]] = {}
         for (tensor, dim), positions in removed.items():
-            if not any(block.holds(tensor) for block in gone_blocks):
-                result.setdefault(tensor, {})[dim] = [i for i in range(sizes[tensor, dim]) if i not in positions]
-        result |= {path: {outputs: []} for block in gone_blocks for path, outputs in block.modules.items()}
+            result.setdefault(tensor, {})[dim] = [i for i in range(sizes[tensor, dim]) if i not in positions]
+        for group in self.groups:
+            left = len(kept.get(group.name, range(group.channels)))
+            for member in group.rescaled if 0 < left < group.channels else ():
+                rows = sorted(member.index.ravel().tolist())
+                result[RESCALED + member.tensor] = {member.dim: rows, -1: [left, group.channels]}
+        for block in gone_blocks:
+            result = {name: dims for name, dims in result.items() if not block.holds(name.removeprefix(RESCALED))}
+            result |= {path: {outputs: []} for path, outputs in block.modules.items()}
         return result
 
     def removed(self, kept: Mapping[str, Sequence[int]]) -> list[Block]:
@@ -263,9 +274,10 @@ class Network:
         return found
 
     def _dimension_sizes(self) -> dict[tuple[str, int], int]:
+        """Groups cover every position of a dimension, some of them several times."""
         sizes: dict[tuple[str, int], int] = {}
         for group in self.groups:
             for member in group.members:
                 key = (member.tensor, member.dim)
-                sizes[key] = sizes.get(key, 0) + member.index.size
+                sizes[key] = max(sizes.get(key, 0), int(member.index.max()) + 1)
         return sizes

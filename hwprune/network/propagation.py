@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence, Set
 from typing import Any, Literal
 
 import numpy as np
@@ -13,11 +13,12 @@ from hwprune.network.labels import Ids, Labelled, Labels
 from hwprune.network.recorded import Recording, Ref, Value
 from hwprune.network.rules import Step, rule_for
 
-Place = int | str | tuple[Literal["width"], str] | tuple[Literal["first"], int]
+Place = int | str | tuple[Literal["width"], str] | tuple[Literal["first"], int] | tuple[Literal["together"], str]
 """Something that can be read in another way: a call that splits a dimension of which another part could carry the
 channels, by its index; a module whose attributes may hold the sizes of views, by its path; or one in which a view may
 be as wide as what the module was called with, as ("width", path); a call that splits into more than two parts, of which
-the first may carry the channels, as ("first", index)."""
+the first may carry the channels, as ("first", index); a module in which one attribute may be the size of several
+dimensions, which then go together, as ("together", path)."""
 
 
 def propagate(recording: Recording, labels: Labels, other: Container[Place] = (), *, first: int = 0) -> list[Labelled]:
@@ -147,15 +148,22 @@ def follow_sizes(recording: Recording, labels: Labels, labelled: Sequence[Labell
     for module, size, ids in labels.claims:
         claims.setdefault((module, size), {})[root[ids].tobytes()] = ids
     for module, sizes in recording.sizes.items():
-        if module not in modules:
+        together = ("together", module) in modules
+        if module not in modules and not together:
             continue
         given = {root[ids].tobytes() for _, ids in _given(recording, labelled, module)}
         for name, size in sizes.items():
             found = claims.get((module, size), {})
-            claimed = [ids for key, ids in found.items() if key not in given] or list(found.values())
-            if len(claimed) == 1:
-                _follow(labels, module, name, claimed[0])
+            claimed = [ids for key, ids in found.items() if together or key not in given] or list(found.values())
+            if len(claimed) == 1 or together:
+                for ids in claimed:
+                    _follow(labels, module, name, ids)
                 followed.add((module, size))
+    _follow_parts(recording, labels, followed)
+
+
+def _follow_parts(recording: Recording, labels: Labels, followed: Set[tuple[str, int]]) -> None:
+    """Tie the elements of an attribute that holds the sizes of unequal parts; freeze parts whose sizes nobody holds."""
     for module, parts, why in labels.told:
         whole = _several(recording.sizes.get(module, {}), [ids.size for ids in parts])
         for name, ids in zip(whole, parts, strict=False):

@@ -13,15 +13,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from hwprune.latency.layer import Layer
-from hwprune.network.grouping import Grouping
 from hwprune.network.labels import Labelled
 from hwprune.network.layers import runs_kernel, views_in
-from hwprune.network.network import Block
+from hwprune.network.network import Block, ChannelGroup
 from hwprune.network.recorded import Call, Recording, Ref
 
 
 def blocks_of(
-    recording: Recording, labelled: Sequence[Labelled], grouping: Grouping, layers: Sequence[Layer]
+    recording: Recording, labelled: Sequence[Labelled], groups: Sequence[ChannelGroup], layers: Sequence[Layer]
 ) -> tuple[Block, ...]:
     """The branches that can be removed as far as the recording tells, in execution order.
 
@@ -31,10 +30,10 @@ def blocks_of(
     Args:
         recording: of one forward pass.
         labelled: its values' labels.
-        grouping: the channel groups.
+        groups: those that can be cut.
         layers: made from the same recording.
     """
-    finder = _Finder(recording, labelled, grouping, layers)
+    finder = _Finder(recording, labelled, groups, layers)
     found, taken = dict[int, Block](), set[str]()
     for size, index, block in sorted(finder.blocks(), key=lambda one: one[:2]):
         if taken.isdisjoint(block.layers) and size:
@@ -45,10 +44,14 @@ def blocks_of(
 
 class _Finder:
     def __init__(
-        self, recording: Recording, labelled: Sequence[Labelled], grouping: Grouping, layers: Sequence[Layer]
+        self,
+        recording: Recording,
+        labelled: Sequence[Labelled],
+        groups: Sequence[ChannelGroup],
+        layers: Sequence[Layer],
     ) -> None:
         self._calls, self._values, self._labelled = recording.calls, recording.values, labelled
-        self._groups = [group for group in grouping.groups if group.frozen is None]
+        self._groups = groups
         self._origin = views_in(recording)
         self._maker = {ref.index: index for index, call in enumerate(self._calls) for ref in call.outputs}
         self._readers: dict[int, set[int]] = defaultdict(set)

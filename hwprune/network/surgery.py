@@ -11,6 +11,7 @@ from torch import nn
 
 from hwprune.errors import InputError, ModelError
 from hwprune.network.attention import make_resizable
+from hwprune.network.network import RESCALED
 from hwprune.network.silence import unsilence
 from hwprune.network.statistics import detach
 from hwprune.network.wrappers import unwrapped
@@ -46,8 +47,8 @@ def cut(model: nn.Module, cuts: Cuts) -> nn.Module:
     Args:
         model: the dense network; not modified.
         cuts: tensor name → dimension → positions to keep (``Network.cuts``, ``Plan.cuts``); an attribute that holds
-            a size counts as a tensor of one dimension. A module of which no position is kept is replaced by
-            :class:`Removed`, the dimension being its ``outputs``.
+            a size counts as a tensor of one dimension. What they list under ``RESCALED`` is multiplied first. A module
+            of which no position is kept is replaced by :class:`Removed`, the dimension being its ``outputs``.
 
     Returns:
         A deep copy whose tensors are sliced and whose module attributes (``out_channels``,
@@ -59,15 +60,10 @@ def cut(model: nn.Module, cuts: Cuts) -> nn.Module:
     """
     smaller = copied(unwrapped(model))
     make_resizable(smaller, cuts)
-    named = dict(_tensors(smaller))
-    gone = {name for name, dims in cuts.items() if name not in named and list(dims.values()) == [[]]}
-    for name in gone:
-        _remove(smaller, name, next(iter(cuts[name])))
+    cuts = _without_blocks(smaller, cuts)
     named = dict(_tensors(smaller))
     replaced: dict[int, torch.Tensor] = {}
-    for name, dims in cuts.items():
-        if name in gone:
-            continue
+    for name, dims in _rescaled(named, cuts).items():
         if name in named:
             replaced[id(named[name])] = _sliced(name, named[name], dims)
         else:
@@ -98,6 +94,15 @@ class Removed(nn.Module):
         """Takes whatever the module took."""
         zeros = torch.zeros_like(next(one for one in (*args, *kwargs.values()) if isinstance(one, torch.Tensor)))
         return zeros if self.outputs == 1 else (zeros, *[None] * (self.outputs - 1))
+
+
+def _without_blocks(model: nn.Module, cuts: Cuts) -> Cuts:
+    """Replace the modules of removed blocks; the other cuts."""
+    tensors = {name for name, _ in _tensors(model)}
+    gone = {name for name, dims in cuts.items() if name not in tensors and list(dims.values()) == [[]]}
+    for name in gone:
+        _remove(model, name, next(iter(cuts[name])))
+    return {name: dims for name, dims in cuts.items() if name not in gone}
 
 
 def _remove(model: nn.Module, path: str, outputs: int) -> None:
@@ -185,6 +190,25 @@ def _sliced(name: str, tensor: torch.Tensor, dims: Mapping[int, Sequence[int]]) 
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(result, requires_grad=tensor.requires_grad)
     return result
+
+
+def _rescaled(named: Mapping[str, torch.Tensor], cuts: Cuts) -> Cuts:
+    """Multiply what is to be rescaled by the square root of the share of channels that stay; the other cuts."""
+    for name, dims in cuts.items():
+        tensor, (dim, rows) = named.get(name.removeprefix(RESCALED)), next(iter(dims.items()), (-1, ()))
+        if not name.startswith(RESCALED):
+            continue
+        left, dense = dims.get(-1, (0, 0)) if len(dims.get(-1, ())) == 2 else (0, 0)
+        size = tensor.shape[dim] if tensor is not None and 0 <= dim < tensor.dim() else 0
+        if tensor is None or not 0 < left <= dense or not set(rows) <= set(range(size)):
+            raise InputError(f"the plan has {name!r}, which this model does not have like this", hint=_HINT)
+        with torch.no_grad():
+            factor = torch.ones_like(tensor)
+            factor.index_fill_(
+                dim, torch.as_tensor(rows, dtype=torch.int64, device=tensor.device), (left / dense) ** 0.5
+            )
+            tensor.mul_(factor)
+    return {name: dims for name, dims in cuts.items() if not name.startswith(RESCALED)}
 
 
 def _short(positions: Sequence[int]) -> str:

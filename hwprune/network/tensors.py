@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
-from hwprune.budget import Axis
 from hwprune.latency.layer import Layer
-from hwprune.network.grouping import Grouping
+from hwprune.network.dimensions import Dimensions
 from hwprune.network.labels import Labelled
 from hwprune.network.layers import runs_kernel, views_in
 from hwprune.network.network import Activation, StoredTensor
@@ -20,14 +19,14 @@ class Constants:
     Args:
         recording: of one forward pass.
         labelled: its values' labels.
-        grouping: the channel groups.
+        dimensions: the sizes of its values.
         layers: made from the same recording.
     """
 
     def __init__(
-        self, recording: Recording, labelled: Sequence[Labelled], grouping: Grouping, layers: Sequence[Layer]
+        self, recording: Recording, labelled: Sequence[Labelled], dimensions: Dimensions, layers: Sequence[Layer]
     ) -> None:
-        self._values, self._labelled, self._grouping = recording.values, labelled, grouping
+        self._values, self._dimensions = recording.values, dimensions
         self._state = {v.name: i for i, v in enumerate(recording.values) if v.source in ("parameter", "buffer")}
         self._names: dict[int, frozenset[str]] = {}  # value → the parameters and buffers it was made from
         for index, value in enumerate(recording.values):
@@ -66,12 +65,12 @@ class Constants:
         return tuple(found.values())
 
     def _tensor(self, index: int, name: str, layer: str | None) -> StoredTensor:
-        dims = _dims(self._labelled[index], self._grouping)
+        dims = self._dimensions.all_of(index)
         return StoredTensor(dims=dims, dtype=self._values[index].dtype, name=name, layer=layer)
 
 
 def activations(
-    recording: Recording, labelled: Sequence[Labelled], grouping: Grouping, layers: Sequence[Layer]
+    recording: Recording, labelled: Sequence[Labelled], dimensions: Dimensions, layers: Sequence[Layer]
 ) -> tuple[Activation, ...]:
     """Every tensor that a layer writes and something reads, and the inputs; arguments as :class:`Constants`."""
     origin = views_in(recording)
@@ -89,7 +88,7 @@ def activations(
         if (index in makers or value.source == "input") and (index in readers or index in outputs):
             found.append(
                 Activation(
-                    dims=_dims(labelled[index], grouping),
+                    dims=dimensions.all_of(index),
                     dtype=value.dtype,
                     maker=makers.get(index),
                     readers=tuple(readers.get(index, ())),
@@ -103,8 +102,3 @@ def _kernels(recording: Recording, labelled: Sequence[Labelled], layers: Sequenc
     """The calls that became layers, each with its layer's name."""
     calls = [call for call in recording.calls if runs_kernel(call, labelled)]
     yield from zip(calls, (layer.name for layer in layers), strict=True)
-
-
-def _dims(labels: Labelled, grouping: Grouping) -> tuple[Axis, ...]:
-    dims: Mapping[int, Axis] = {dim: grouping.axis(ids) for dim, ids in labels.dims.items()}
-    return tuple(dims.get(dim, Axis(size)) for dim, size in enumerate(labels.shape))

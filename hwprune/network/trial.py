@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from hwprune.errors import SurgeryError
+from hwprune.network.attention import make_resizable
 from hwprune.network.deadline import Deadline
 from hwprune.network.forward import (
     Example,
@@ -61,6 +62,7 @@ class Trial:
         for kind, names in kinds.items():
             if kind not in self._needed:
                 other = copied(shaped)
+                make_resizable(other)
                 for name in names:
                     resize(other, name, 101)  # no width is a multiple of it
                 self._needed[kind] = self._shapes(other, values=values) != wanted
@@ -80,14 +82,19 @@ class Trial:
             return self.differences(network)
         return _search(network, lambda chosen: self._misfit(shaped, network, chosen, wanted), self.deadline)
 
-    def differences(self, network: Network) -> dict[str, str]:
+    def differences(self, network: Network, sound: Sequence[ChannelGroup] | None = None) -> dict[str, str]:
         """Group name → why the network without some of it does not run, or does not answer like the masked one.
+
+        Args:
+            network: with groups.
+            sound: groups that are known to survive it. The others are then tried together with these, in a copy with
+                random weights all over, in which attention is sharp enough to show what its scores are divided by.
 
         Raises:
             ModelError: time is up.
         """
-        model = self._lively
-        return _search(network, lambda chosen: _difference(model, network, chosen, self.example), self.deadline)
+        model = self._lively if sound is None else self._sharp
+        return _search(network, lambda chosen: _difference(model, network, chosen, self.example), self.deadline, sound)
 
     def removable(self, network: Network) -> tuple[Block, ...]:
         """The blocks without which the network runs, and answers like itself with these switched off.
@@ -154,11 +161,20 @@ class Trial:
     def _lively(self) -> nn.Module:  # one copy for all readings
         return lively(self.model, self.example)
 
+    @cached_property
+    def _sharp(self) -> nn.Module:
+        sharp = copied(self.model)
+        _disturb(sharp, everything=True)
+        _adapt_statistics(sharp, self.example)
+        return sharp if _response(sharp, self.example) > _ANSWERS else self._lively
+
 
 Failure = Callable[[Sequence[ChannelGroup]], str | None]
 
 
-def _search(network: Network, failure: Failure, deadline: Deadline) -> dict[str, str]:
+def _search(
+    network: Network, failure: Failure, deadline: Deadline, sound: Sequence[ChannelGroup] | None = None
+) -> dict[str, str]:
     """Which groups cannot be cut, and why.
 
     All groups are cut at once, at random. If that fails, groups are added one set after the other, and
@@ -166,10 +182,12 @@ def _search(network: Network, failure: Failure, deadline: Deadline) -> dict[str,
     n·log(k) runs. Of counterparts, one culprit tells: if all fail with the same words, numbers apart, so does each.
     """
     kinds: dict[frozenset[tuple[object, ...]], list[ChannelGroup]] = {}
+    known = {group.name for group in sound or ()}
     for group in network.cuttable:
-        kinds.setdefault(_pattern(group), []).append(group)
+        if group.name not in known:
+            kinds.setdefault(_pattern(group), []).append(group)
     reasons: dict[str, str] = {}
-    accepted: list[ChannelGroup] = []
+    accepted = list(sound or ())
     pending = [list(kinds.values())]
     while pending:
         chosen = pending.pop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,11 +21,7 @@ Allowed = Mapping[str, tuple[int, ...]]
 def macs_costs(network: Network, allowed: Allowed) -> Iterator[Cost]:
     """Multiply-accumulates, one cost per layer with weights or product of activations."""
     for layer in network.layers:
-        if layer.macs:
-            # Sizes of the dense network stand in the denominator, whatever the convolution's groups are.
-            dense = math.prod(o.shape[o.channel_dim] for o in layer.scaling if o.channel_dim is not None)
-            axes = [operand.axis for operand in layer.scaling if operand.channel_dim is not None]
-            yield from _costs([Product.of(axes, layer.macs / dense)], "macs", layer, allowed)
+        yield from _costs(layer.multiplications, "macs", layer, allowed)
 
 
 def size_costs(network: Network, allowed: Allowed, precision: str, graph_bytes: float) -> Iterator[Cost]:
@@ -68,8 +65,9 @@ def _normal(products: Iterable[Product]) -> Counter[tuple[Axis, ...]]:
         if len(product.axes) == 1:
             (axis,) = product.axes
             form[()] += product.factor * axis.fixed  # type: ignore[assignment]
-            for group, multiplier in axis.terms:
-                form[Axis(terms=((group, 1),)),] += product.factor * multiplier  # type: ignore[assignment]
+            for names, multiplier in axis.addends:
+                alone = Axis(terms=((names[0], 1),)) if len(names) == 1 else Axis(products=((names, 1),))
+                form[alone,] += product.factor * multiplier  # type: ignore[assignment]
         else:
             form[product.axes] += product.factor  # type: ignore[assignment]
     return form
@@ -90,6 +88,7 @@ def _costs(
 def cost_axis(axis: Axis, allowed: Allowed) -> CostAxis:
     """An axis with every size that the allowed widths give it."""
     sizes = {axis.fixed}
-    for group, multiplier in axis.terms:
-        sizes = {size + multiplier * width for size in sizes for width in allowed[group]}
+    for names, multiplier in axis.addends:
+        values = {multiplier * math.prod(widths) for widths in itertools.product(*(allowed[name] for name in names))}
+        sizes = {size + value for size in sizes for value in values}
     return CostAxis(axis=axis, sizes=tuple(sorted(sizes)))

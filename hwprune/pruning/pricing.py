@@ -182,6 +182,4 @@ def _latency_costs(network: Network, table: LatencyTable, allowed: Mapping[str, 
 def _operand_axis(operand: Operand, allowed: Mapping[str, tuple[int, ...]], frozen: Mapping[str, int]) -> CostAxis:
     if operand.channel_dim is None:
         return CostAxis(axis=Axis(fixed=1), sizes=(1,))
-    fixed = operand.axis.fixed + sum(m * frozen[g] for g, m in operand.axis.terms if g in frozen)
-    terms = tuple((g, m) for g, m in operand.axis.terms if g not in frozen)
-    return cost_axis(Axis(fixed=fixed, terms=terms), allowed)
+    return cost_axis(operand.axis.settled(frozen), allowed)

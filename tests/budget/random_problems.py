@@ -41,7 +41,7 @@ def random_problem(rng: np.random.Generator) -> Problem:
             axes = _axes(rng, "layer", names, groups, removable)
             costs.append(Cost("latency_ms", axes, 3 * _table(rng, axes), step, step=step))
     found = Problem(groups=groups, costs=tuple(costs), budgets={cost.budget: 1.0 for cost in costs}, blocks=blocks)
-    return replace(found, budgets=_limits(rng, found))
+    return replace(found, budgets=random_limits(rng, found))
 
 
 def solutions(problem: Problem) -> Iterator[dict[str, int]]:
@@ -105,7 +105,8 @@ def _table(rng: np.random.Generator, axes: tuple[CostAxis, ...]) -> np.ndarray:
     return np.asarray(rng.random() * product + 0.1 * rng.random())
 
 
-def _limits(rng: np.random.Generator, problem: Problem) -> dict[str, float]:
+def random_limits(rng: np.random.Generator, problem: Problem) -> dict[str, float]:
+    """Some that nothing is inside of, some that everything is."""
     used = [problem.evaluate(widths) for widths in solutions(problem)]
     limits = {}
     for name in problem.budgets:

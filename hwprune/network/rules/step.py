@@ -118,6 +118,18 @@ class Step:
         self.freeze(ids[0], f"multiplied with {second[0].origin}, whose size is fixed")
         self.freeze(ids[1], f"reads {first[0].origin}, whose size is fixed")
 
+    def multiply(self, first: tuple[Labelled, int], second: tuple[Labelled, int]) -> None:
+        """Two dimensions of activations that are multiplied and summed over.
+
+        The terms that a removed channel leaves out need not be zero in the masked network; a trial has to tell.
+        """
+        self.labels.multiplied += [ids for tensor, _ in (first, second) for ids in tensor.dims.values()]
+        if self.labels.paired:
+            self.contract(first, second)
+            return
+        for tensor, dim in (first, second):
+            self.freeze_dims(tensor, [dim], "two activations are multiplied and summed over this dimension")
+
 
 def unknown(step: Step) -> list[Dims]:
     """An operator without a rule: everything it reads is frozen, what it writes has a fixed size."""

@@ -102,8 +102,8 @@ def attention(step: Step) -> list[Dims]:
     rank = len(shape)
     for tensor in (query, key, value):
         step.freeze_dims(tensor, [rank - 2], "attention runs along this dimension")
-    for tensor in (query, key):
-        step.freeze_dims(tensor, [rank - 1], "two activations are multiplied and summed over this dimension")
+    step.multiply((query, rank - 1), (key, len(key.shape) - 1))
+    step.labels.multiplied += value.dims.values()
     dims: Dims = {} if rank - 1 not in value.dims else {rank - 1: value.dims[rank - 1]}
     parts = [query, key, value]
     if mask is not None:
@@ -141,10 +141,7 @@ def _product(step: Step, first: Labelled, second: Labelled) -> Dims:
         _mark(step, weight.dims.get(reads), "in")
         _mark(step, weight.dims.get(makes), "out")
     else:
-        # The terms that a removed channel leaves out need not be zero, so this sum is not the masked one.
-        why = "two activations are multiplied and summed over this dimension"
-        step.freeze_dims(first, [inner], why)
-        step.freeze_dims(second, [outer], why)
+        step.multiply((first, inner), (second, outer))
     return _product_dims(step, first, second)
 
 
