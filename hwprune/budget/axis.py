@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 Addend = tuple[tuple[str, ...], int]
@@ -42,13 +43,25 @@ class Axis:
         """Names of the groups this dimension depends on."""
         return tuple(dict.fromkeys(name for names, _ in self.addends for name in names))
 
+    def times(self, other: Axis) -> Axis:
+        """The product of two sizes that have no group in common."""
+        everything = itertools.product((((), self.fixed), *self.addends), (((), other.fixed), *other.addends))
+        return _collected(((*first, *second), one * two) for (first, one), (second, two) in everything)
+
     def settled(self, widths: Mapping[str, int]) -> Axis:
         """The same size where some groups have a known width (group name → channels)."""
-        found: dict[tuple[str, ...], int] = {}
+        found: list[Addend] = [((), self.fixed)]
         for names, multiplier in self.addends:
-            left = tuple(name for name in names if name not in widths)
             times = multiplier * math.prod(widths[name] for name in names if name in widths)
-            found[left] = found.get(left, 0) + times
-        fixed = self.fixed + found.pop((), 0)
-        terms = tuple((names[0], times) for names, times in found.items() if len(names) == 1)
-        return Axis(fixed, terms, tuple((names, times) for names, times in found.items() if len(names) > 1))
+            found.append((tuple(name for name in names if name not in widths), times))
+        return _collected(found)
+
+
+def _collected(addends: Iterable[Addend]) -> Axis:
+    found: dict[tuple[str, ...], int] = {}
+    for names, multiplier in addends:
+        if multiplier:
+            found[names] = found.get(names, 0) + multiplier
+    fixed = found.pop((), 0)
+    terms = tuple((names[0], times) for names, times in found.items() if len(names) == 1)
+    return Axis(fixed, terms, tuple((names, times) for names, times in found.items() if len(names) > 1))

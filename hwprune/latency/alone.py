@@ -125,8 +125,9 @@ def _timings(layer: Layer, points: Sequence[tuple[int, ...]], bench: Bench) -> l
 
 def _smallest(operand: Operand, dense: int, step: int) -> int:
     """The least count that an axis can be cut to, as a step edge."""
-    least = operand.axis.size(dict.fromkeys(operand.axis.groups, 1))  # a channel of every group
-    return min(dense, rounded_up(least, step)) if operand.axis.addends else dense
+    sizes = operand.positions
+    least = operand.channels(sizes.size(dict.fromkeys(sizes.groups, 1)))  # a channel of every group
+    return min(dense, rounded_up(least, step)) if sizes.addends else dense
 
 
 def _scaled(table: LatencyTable, alone: Sequence[Layer], measured_ms: float) -> LatencyTable:

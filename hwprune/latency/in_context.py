@@ -320,7 +320,8 @@ class NetworkProfiler:
         """The least and the greatest count of each axis that any pruning can have."""
         ends = []
         for operand, size in zip((one for _, one in costed_operands(layer)), sizes_of(layer), strict=True):
-            least = operand.axis.size({**self._subject.frozen, **dict.fromkeys(self._subject.channels, 1)})
+            smallest = {**self._subject.frozen, **dict.fromkeys(self._subject.channels, 1)}
+            least = operand.channels(operand.positions.size(smallest))
             low = size if operand.channel_dim is None else min(least, size)
             high = _edge(size, self._step)
             ends.append((min(rounded_up(low, self._step), high), high))  # less than a step costs a step

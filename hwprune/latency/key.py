@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -93,9 +93,14 @@ def channel_dim(layer: Layer, operand: Operand) -> int | None:
 
 
 def costed_operands(layer: Layer) -> tuple[tuple[str, Operand], ...]:
-    """The operands whose channel counts decide the cost, each with the name of its axis."""
+    """The operands whose channel counts decide the cost, each with the name of its axis.
+
+    Of an operator without weights, channels are counted as if other dimensions that vary were dense: half of the heads
+    cost what all of them cost with half of their size.
+    """
     if layer.op in WEIGHT_OPS and not layer.cut_per_group:
-        return (("in_channels", layer.inputs[0]), ("out_channels", layer.output))
+        ends = (("in_channels", layer.inputs[0]), ("out_channels", layer.output))
+        return tuple((name, replace(operand, others=())) for name, operand in ends)
     return ((CHANNELS, layer.output),) if channel_dim(layer, layer.output) is not None else ()
 
 
@@ -114,7 +119,8 @@ def sizes_of(layer: Layer, widths: Mapping[str, int] | None = None) -> tuple[int
         dim = channel_dim(layer, operand)
         assert dim is not None
         try:
-            sizes.append((operand.shape if widths is None else operand.at(widths))[dim])
+            fixed = widths is None or operand.channel_dim is None
+            sizes.append(operand.shape[dim] if fixed else operand.channels(operand.positions.size(widths or {})))
         except KeyError as error:
             raise InputError(
                 f"no width is given for channel group {error.args[0]!r}, which layer {layer.name} depends on",

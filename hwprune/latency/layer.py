@@ -5,6 +5,7 @@ Torch-free: a ``Layer`` is made by ``hwprune.network`` and read by the profiler 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -35,6 +36,24 @@ class Operand:
         """Every dimension's size."""
         known = dict(self.others if self.channel_dim is None else ((self.channel_dim, self.axis), *self.others))
         return tuple(known.get(dim, Axis(size)) for dim, size in enumerate(self.shape))
+
+    @property
+    def positions(self) -> Axis:
+        """The size of ``channel_dim`` times those of other dimensions that vary independently."""
+        return functools.reduce(Axis.times, (axis for _, axis in self._independent), self.axis)
+
+    def channels(self, positions: int) -> int:
+        """So many positions as a size of ``channel_dim``, the other dimensions being dense; rounded up."""
+        return -(-positions // math.prod(self.shape[dim] for dim, _ in self._independent))
+
+    @property
+    def _independent(self) -> list[tuple[int, Axis]]:
+        found, seen = list[tuple[int, Axis]](), set(self.axis.groups)
+        for dim, axis in self.others:
+            if seen.isdisjoint(axis.groups):
+                found.append((dim, axis))
+                seen.update(axis.groups)
+        return found
 
     def at(self, widths: Mapping[str, int]) -> tuple[int, ...]:
         """Shape when the groups have these widths."""

@@ -95,8 +95,8 @@ def layer_costs(
         table: of the target.
 
     Returns:
-        a function of a layer and the sizes of each operand that its cost depends on (input and output of a layer with
-        weights, else the output). It gives predicted milliseconds over the product of these sizes, shape
+        a function of a layer and the ``positions`` of each operand that its cost depends on (input and output of a
+        layer with weights, else the output). It gives predicted milliseconds over the product of these sizes, shape
         ``tuple(len(s) for s in sizes)``, or None for a layer that runs inside another's kernel. Sizes of an operand
         without a ``channel_dim`` are not read: one entry stands for it. They add up; the table's curve, which does not,
         is left out.
@@ -110,7 +110,8 @@ def layer_costs(
         for (_, operand), given in zip(costed_operands(layer), sizes, strict=False):
             dim = channel_dim(layer, operand)
             assert dim is not None
-            counts.append((operand.shape[dim],) if operand.channel_dim is None else given)
+            free = operand.channel_dim is not None
+            counts.append(tuple(map(operand.channels, given)) if free else (operand.shape[dim],))
         values, _ = table.grid(layer, counts, chains.get(layer.name, ()))
         return (values * table.scale).reshape([len(given) for given in sizes])
 

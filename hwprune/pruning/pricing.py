@@ -182,4 +182,4 @@ def _latency_costs(network: Network, table: LatencyTable, allowed: Mapping[str, 
 def _operand_axis(operand: Operand, allowed: Mapping[str, tuple[int, ...]], frozen: Mapping[str, int]) -> CostAxis:
     if operand.channel_dim is None:
         return CostAxis(axis=Axis(fixed=1), sizes=(1,))
-    return cost_axis(operand.axis.settled(frozen), allowed)
+    return cost_axis(operand.positions.settled(frozen), allowed)

@@ -208,5 +208,5 @@ class Prepared:
 def prepared(kind: type[nn.Module]) -> Prepared:
     torch.manual_seed(0)
     model = lived_in(kind())
-    network = trace(model, IMAGE)
+    network = trace(model, IMAGE, head_sizes=True)
     return Prepared(model, network, template(model, IMAGE, network))

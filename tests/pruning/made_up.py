@@ -44,10 +44,12 @@ def made_up_table(network: Network, *, step: int = 4, seed: int = 0, target: Tar
         key = key_of(layer)
         sizes = entries.setdefault(key.identity, [key, [set() for _ in costed_operands(layer)]])[1]
         for (_, operand), seen in zip(costed_operands(layer), sizes, strict=True):
-            terms = [(m, allowed_widths(channels[g], group_step(step, steps.get(g, 1)))) for g, m in operand.axis.terms]
+            groups = operand.positions.groups
+            allowed = {g: allowed_widths(channels[g], group_step(step, steps.get(g, 1))) for g in groups}
             seen.add(operand.shape[channel_dim(layer, operand)])
             if operand.channel_dim is not None:
-                ends = [operand.axis.fixed + sum(m * widths[i] for m, widths in terms) for i in (0, -1)]
+                sizes_at = [operand.positions.size({g: widths[i] for g, widths in allowed.items()}) for i in (0, -1)]
+                ends = [operand.channels(size) for size in sizes_at]
                 low = -(-ends[0] // step) * step
                 seen.update({min(low, ends[1]), ends[0], ends[1]})
                 seen.update({-(-ends[1] // 2 // step) * step} if ends[1] // 2 > low else ())

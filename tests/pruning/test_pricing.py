@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 
 import numpy as np
@@ -20,6 +21,7 @@ from hwprune.pruning import price
 from hwprune.targets import Target, runtime_for
 
 from ..network import models
+from ..network.test_attention import Encoder
 from .made_up import made_up_table
 
 IMAGE = torch.randn(2, 3, 16, 16)
@@ -34,10 +36,12 @@ KINDS = {
     "shared": models.Shared,
     "tokens": models.ViT,
     "norms": models.Norms,
+    "heads": functools.partial(Encoder, True),
+    "heads written out": functools.partial(Encoder, False),
 }
 # Cut, it leaves num_features of a norm without parameters as it was; torch ignores it, and says so.
 pytestmark = pytest.mark.filterwarnings("ignore:input's size at dim=1 does not match num_features:UserWarning")
-SIDES = {"flatten": 16, "tokens": 32}
+SIDES = {"tokens": 32, "heads": 32, "heads written out": 32}
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -45,7 +49,7 @@ def traced(request: pytest.FixtureRequest) -> tuple[nn.Module, Network, torch.Te
     torch.manual_seed(0)
     side = SIDES.get(request.param, 16)
     example, model = torch.randn(2, 3, side, side), KINDS[request.param]().eval()
-    return model, trace(model, example), example
+    return model, trace(model, example, head_sizes=True), example
 
 
 def some_widths(network: Network, allowed: dict[str, tuple[int, ...]], seed: int) -> dict[str, int]:
