@@ -26,12 +26,12 @@ def make_resizable(model: nn.Module, tensors: Iterable[str] | None = None) -> No
     for path, module in model.named_modules():
         if type(module) is nn.MultiheadAttention and (owners is None or owners & {path, f"{path}.out_proj"}):
             module.__class__ = ResizableAttention
-            module.scale = module.head_dim**-0.5  # of the scores; it stays when the size of a head is cut
+            module.scale = module.__dict__.pop("head_dim") ** -0.5  # of the scores; it stays when the size is cut
             module._qkv_same_embed_dim = False  # keeps transformer layers from their fused path, which checks sizes
 
 
 class ResizableAttention(nn.MultiheadAttention):
-    """Multi-head attention (Vaswani et al. 2017, section 3.2.2) of ``num_heads`` heads of ``head_dim``.
+    """Multi-head attention (Vaswani et al. 2017, section 3.2.2) of ``num_heads`` heads, as large as the weights make them.
 
     Made by :func:`make_resizable`; takes and returns what ``nn.MultiheadAttention`` does, nested tensors excepted.
 
@@ -40,6 +40,12 @@ class ResizableAttention(nn.MultiheadAttention):
     """
 
     scale: float
+
+    @property
+    def head_dim(self) -> int:
+        """The size of a query's head."""
+        rows: int = self.q_proj_weight.shape[0] if self.in_proj_weight is None else self.in_proj_weight.shape[0] // 3
+        return rows // self.num_heads
 
     def forward(
         self,
@@ -86,7 +92,7 @@ class ResizableAttention(nn.MultiheadAttention):
 
     def _projected(self, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
         """Queries, keys and values, (N, length, heads, head size) each."""
-        sizes = (self.num_heads, self.head_dim)
+        sizes = (self.num_heads, -1)
         if self.in_proj_weight is not None and query is key and key is value:
             joined = F.linear(query, self.in_proj_weight, self.in_proj_bias)
             return list(joined.view(*joined.shape[:-1], 3, *sizes).unbind(2))
@@ -101,7 +107,7 @@ class ResizableAttention(nn.MultiheadAttention):
     def _extended(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values, (N, heads, length, head size), with those learnt (``bias_k``) and those of zeros behind."""
         if self.bias_k is not None and self.bias_v is not None:
-            sizes, times = (1, 1, self.num_heads, self.head_dim), (len(key), -1, -1, -1)
+            sizes, times = (1, 1, self.num_heads, -1), (len(key), -1, -1, -1)
             key = torch.cat([key, self.bias_k.view(sizes).transpose(1, 2).expand(times)], dim=2)
             value = torch.cat([value, self.bias_v.view(sizes).transpose(1, 2).expand(times)], dim=2)
         if self.add_zero_attn:
