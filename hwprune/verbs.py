@@ -34,13 +34,21 @@ from hwprune.targets.connection import device_at
 ModelLike = str | nn.Module
 
 
-def inspect(model: ModelLike, *, input_shape: Inputs, svg: Path | str | None = None, seed: int = 0) -> dict[str, Any]:
+def inspect(
+    model: ModelLike,
+    *,
+    input_shape: Inputs,
+    svg: Path | str | None = None,
+    head_sizes: bool = False,
+    seed: int = 0,
+) -> dict[str, Any]:
     """Say what can be cut from a model, what that is worth, and what cannot be cut and why.
 
     Args:
         model: a module, or how to find one (``file.py:factory``, ``zoo:NAME``…).
         input_shape: of one input, batch first, or as in :func:`profile`.
         svg: where to draw the network with its channel groups.
+        head_sizes: the size of attention heads may be cut as well as their number.
         seed: of random weights and inputs.
 
     Returns:
@@ -54,7 +62,7 @@ def inspect(model: ModelLike, *, input_shape: Inputs, svg: Path | str | None = N
     from hwprune.report import network_svg
 
     any_device = Target(name="inspect", batch=described(input_shape)[0].shape[0])
-    document = inspection(trace(*_load(model, input_shape, any_device, None, seed)))
+    document = inspection(trace(*_load(model, input_shape, any_device, None, seed), head_sizes=head_sizes))
     if svg is not None:
         title = model if isinstance(model, str) else type(model).__name__
         write_atomic(Path(svg), network_svg(document, title=title))
@@ -69,6 +77,7 @@ def profile(
     method: Method = "in-context",
     points: int = 5,
     unpack: Path | None = None,
+    head_sizes: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> LatencyTable:
@@ -83,6 +92,7 @@ def profile(
         method: ``in-context``, from whole networks of many widths; ``alone``, every kind of layer by itself.
         points: of method ``alone``: samples per channel dimension of a layer.
         unpack: what the worker of a kit (:func:`pack_profile`) wrote on the device; nothing is measured then.
+        head_sizes: cover cuts of the size of attention heads, too.
         seed: of random inputs and widths.
         progress: where to say what is going on.
 
@@ -95,7 +105,7 @@ def profile(
     if unpack is None:
         chosen.check_reachable()
     dense, example = _load(model, input_shape, chosen, None, seed)
-    network = trace(dense, example)
+    network = trace(dense, example, head_sizes=head_sizes)
     if unpack is not None:
         return unpack_model(dense, example, network, chosen, unpack, seed=seed)
     with progress.bar("latency table") as advance:
@@ -103,7 +113,13 @@ def profile(
 
 
 def pack_profile(
-    model: ModelLike, *, input_shape: Inputs, target: str | Path | Target, path: Path, seed: int = 0
+    model: ModelLike,
+    *,
+    input_shape: Inputs,
+    target: str | Path | Target,
+    path: Path,
+    head_sizes: bool = False,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Write a kit that measures a latency table on a device that cannot be reached from here.
 
@@ -112,6 +128,7 @@ def pack_profile(
         input_shape: as in :func:`profile`.
         target: the device.
         path: the kit, a tar file.
+        head_sizes: as in :func:`profile`.
         seed: of random inputs and widths.
 
     Raises:
@@ -119,7 +136,7 @@ def pack_profile(
     """
     chosen = load_target(target)
     dense, example = _load(model, input_shape, chosen, None, seed)
-    visits = pack_model(dense, example, trace(dense, example), chosen, path, seed=seed)
+    visits = pack_model(dense, example, trace(dense, example, head_sizes=head_sizes), chosen, path, seed=seed)
     return {"kit": str(path), "visits": visits, "target": chosen.to_dict()}
 
 

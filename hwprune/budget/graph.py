@@ -40,7 +40,7 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Sum:
-    """A variable that two others determine.
+    """A variable that two others determine, by their sum or their product; any two of the three tell the third.
 
     Attributes:
         first: a variable.
@@ -57,11 +57,11 @@ class Sum:
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """A problem over variables: the groups, and sums of them where a layer reads a concatenation.
+    """A problem over variables: the groups, and sums and products of them.
 
-    The sizes of a dimension that depends on several groups are a variable of their own, built up group by group, so
-    that every cost is a table over the variables of its axes; dimensions that begin or end alike share what is alike.
-    The product of two widths (heads and their size) is such a variable, too.
+    The sizes of a dimension that depends on several groups (a concatenation; heads and their size) are a variable of
+    their own, built up group by group, so that every cost is a table over the variables of its axes; dimensions that
+    begin or end alike share what is alike.
 
     Attributes:
         names: of the groups; they are the first variables.

@@ -20,7 +20,7 @@ class Plan:
         widths: group name → number of channels kept.
         kept: group name → the kept channels, sorted; empty when only widths were solved for.
         cuts: tensor name → dimension → positions kept: enough to rebuild the smaller network from a
-            fresh instance of the model, without tracing (``Network.cuts``).
+            fresh instance of the model, without tracing; and what is rescaled with it (``Network.cuts``).
         objective: total saliency kept.
         used: budget name → predicted value (``latency_ms``, ``size_bytes``, ``macs``).
         budgets: budget name → limit it was solved for.

@@ -11,6 +11,7 @@ from hwprune.cli.options import (
     INPUTS,
     Batch,
     Config,
+    HeadSizes,
     Json,
     Precision,
     Seed,
@@ -59,6 +60,7 @@ def command(
         bool, typer.Option("--weights-in-flash", help="Memory holds activations alone (microcontrollers).")
     ] = False,
     macs: Annotated[str | None, typer.Option(help="Multiply-accumulate budget: 0.5x or 100M.")] = None,
+    head_sizes: HeadSizes = False,
     method: Annotated[str, typer.Option(help="joint; baselines halp, uniform, global; each with -oneshot.")] = "joint",
     remove_blocks: Annotated[
         bool, typer.Option("--remove-blocks", help="Whole residual blocks may be removed, too (method joint).")

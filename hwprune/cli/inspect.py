@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hwprune.cli.options import Config, InputShape, Json, Model, Seed, inputs_in
+from hwprune.cli.options import Config, HeadSizes, InputShape, Json, Model, Seed, inputs_in
 from hwprune.cli.output import emit
 
 NAME = "inspect"
@@ -18,6 +18,7 @@ def command(
     input_shape: InputShape,
     svg: Annotated[Path | None, typer.Option(help="SVG file to write: the network, channel groups in colour.")] = None,
     all: Annotated[bool, typer.Option("--all", help="Every group that cannot be cut on a line of its own.")] = False,
+    head_sizes: HeadSizes = False,
     config: Config = None,
     seed: Seed = 0,
     json: Json = False,
@@ -30,7 +31,7 @@ def command(
 
     if svg is not None:
         check_output_file(svg)
-    document = inspect(model, input_shape=shape, svg=svg, seed=seed)
+    document = inspect(model, input_shape=shape, svg=svg, head_sizes=head_sizes, seed=seed)
     text = inspection_text(document, every=all)
     if svg is not None:
         document["svg"] = str(svg)

@@ -86,6 +86,9 @@ Config = Annotated[
     Path | None,
     typer.Option("--config", help="TOML file with the same keys as the flags.", callback=_load_config, is_eager=True),
 ]
+HeadSizes = Annotated[
+    bool, typer.Option("--head-sizes", help="Cut the size of attention heads as well as their number.")
+]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0, max=2**32 - 1)]
 Model = Annotated[
     str,

@@ -10,6 +10,7 @@ import typer
 from hwprune.cli.options import (
     Batch,
     Config,
+    HeadSizes,
     InputShape,
     Json,
     Model,
@@ -44,6 +45,7 @@ def command(
     unpack: Annotated[
         Path | None, typer.Option(help="What a kit's worker wrote on the device; the rest as it was for --pack.")
     ] = None,
+    head_sizes: HeadSizes = False,
     config: Config = None,
     seed: Seed = 0,
     json: Json = False,
@@ -59,7 +61,7 @@ def command(
     if pack is not None:
         _check_alone(output, unpack)
         check_output_file(pack)
-        kit = pack_profile(model, input_shape=shape, target=chosen, path=pack, seed=seed)
+        kit = pack_profile(model, input_shape=shape, target=chosen, path=pack, head_sizes=head_sizes, seed=seed)
         emit(kit, as_json=json, text=f"{pack}: {kit['visits']} visits for {chosen.name}; its README says how to run it")
         return 0
     if output is None:
@@ -73,6 +75,7 @@ def command(
         method=method,
         points=points,
         unpack=unpack,
+        head_sizes=head_sizes,
         seed=seed,
         progress=progress,
     )

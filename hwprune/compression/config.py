@@ -65,6 +65,7 @@ class CompressConfig(BaseModel):
     )
     weights_in_flash: bool = Field(default=False, description="memory holds activations alone, as on microcontrollers")
     macs: str | None = Field(default=None, description="0.5x, or 100M")
+    head_sizes: bool = Field(default=False, description="cut the size of attention heads as well as their number")
     method: Method = Field(
         default="joint", description="what chooses widths; with -oneshot in one step before training, not during it"
     )

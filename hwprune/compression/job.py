@@ -142,7 +142,7 @@ def prepare(
     dense = _dense(config, model, state, progress)
     data = data or load_data(config.data, input_shape=config.input_shape, seed=config.seed)
     example = _example(dense, data, config.inputs, target.batch)
-    network = trace(dense, example)
+    network = trace(dense, example, head_sizes=config.head_sizes)
     _check_cuttable(network, progress)
     job = Job(
         config=config,

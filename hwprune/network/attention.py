@@ -31,7 +31,7 @@ def make_resizable(model: nn.Module, tensors: Iterable[str] | None = None) -> No
 
 
 class ResizableAttention(nn.MultiheadAttention):
-    """Multi-head attention (Vaswani et al. 2017, section 3.2.2) of ``num_heads`` heads, as large as the weights make them.
+    """Multi-head attention (Vaswani et al. 2017, section 3.2.2) of ``num_heads`` heads, as large as weights have them.
 
     Made by :func:`make_resizable`; takes and returns what ``nn.MultiheadAttention`` does, nested tensors excepted.
 
@@ -44,7 +44,7 @@ class ResizableAttention(nn.MultiheadAttention):
     @property
     def head_dim(self) -> int:
         """The size of a query's head."""
-        rows: int = self.q_proj_weight.shape[0] if self.in_proj_weight is None else self.in_proj_weight.shape[0] // 3
+        rows = len(self.q_proj_weight) if self.in_proj_weight is None else len(self.in_proj_weight) // 3
         return rows // self.num_heads
 
     def forward(

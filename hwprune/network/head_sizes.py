@@ -29,7 +29,10 @@ def with_head_sizes(found: Reading, trial: Trial) -> tuple[Network, list[Reading
 
     Returns:
         The network with these groups as well, those that fail frozen, without layers; and all readings that have groups
-        in it, the first one first.
+        in it, this one first.
+
+    Raises:
+        ModelError: time is up.
     """
     network, readings = found.network(trial.model), [found]
     splits = _splits(found)
@@ -39,16 +42,13 @@ def with_head_sizes(found: Reading, trial: Trial) -> tuple[Network, list[Reading
             reading = fitting(reading, trial, ("", "together"))[-1]
         new = [group for group in _new(reading, found, network) if _crosses_all(reading, group, readings)]
         new += _refused(reading, splits, network)
-        named = dict(zip(_names(new), uniquely_named([*network.groups, *new])[len(network.groups) :], strict=True))
-        named = dict(zip(named, _tried(list(named.values()), reading, network, trial), strict=True))
-        network = _joined(network, named.values(), reading)
-        reading.grouping = reading.grouping.only(named)
-        readings.append(reading)
+        if new:
+            tried = _tried(uniquely_named([*network.groups, *new])[len(network.groups) :], reading, network, trial)
+            network = _joined(network, tried, reading)
+            named = {group.name: known for group, known in zip(new, tried, strict=True)}
+            reading.grouping = reading.grouping.only(named)
+            readings.append(reading)
     return network, readings
-
-
-def _names(groups: Iterable[ChannelGroup]) -> list[str]:
-    return [group.name for group in groups]
 
 
 def _splits(found: Reading) -> set[int]:
