@@ -104,3 +104,24 @@ def test_sparse_matrices_stay_whole():
         network = trace(model, example)
         assert [group.name for group in network.cuttable] == ["mix", "up"]
         assert "no rule for the operator aten._sparse_addmm" in reasons(network)["embed"]
+
+
+class Joined(nn.Module):
+    """What it joins are maps of very different size; one of them is divided by its width."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.stem, self.up, self.size = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 12, 1), size
+        self.large, self.small = nn.Conv2d(8, 3, 1), nn.Conv2d(12, 2, 1)
+
+    def forward(self, x):
+        x = self.stem(x)
+        y = self.up(x).relu()
+        return torch.cat([self.large(x), self.size * self.small(y / y.shape[1] ** 0.5)], 1)
+
+
+@pytest.mark.parametrize("size", [1e-3, 1e-5, 1e-9])
+def test_a_part_of_an_output_that_is_small_beside_the_rest_is_held_to_its_own_size(size):
+    network = trace(Joined(size), torch.randn(2, 3, 8, 8))
+    assert [group.name for group in network.cuttable] == ["stem"]
+    assert "of dimension 1" in reasons(network)["up"]

@@ -1,0 +1,125 @@
+"""How far two outputs are apart: as a whole, and in each of their parts.
+
+What is small beside the rest of an output, such as one of several maps that were joined, would hide in a comparison
+with the largest number of all. So every slice along every dimension is held against its own largest number. Where
+terms cancel, that is not much more than rounding, and says nothing; so what rounding makes of a slice is allowed for,
+found by changing the network's parameters and input in their last digit (our decision; the idea is that of backward
+error, Higham, Accuracy and Stability of Numerical Algorithms, section 1.5).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from hwprune.network.forward import Example, mapped
+
+CHANGES = 3  # of the last digits; one alone may leave a small slice as it is by chance
+ROUNDINGS = 30.0  # rounding may take a slice so much further than such a change; on 18 architectures, at most 3
+
+Run = Callable[[nn.Module, Example], Sequence[torch.Tensor]]
+
+
+def relative_error(actual: torch.Tensor, wanted: torch.Tensor) -> float:
+    """The largest difference, relative to the largest value; infinite where other elements are finite or whole."""
+    if not (wanted.is_floating_point() or wanted.is_complex()):
+        return 0.0 if torch.equal(actual, wanted) else math.inf
+    if not wanted.numel():
+        return 0.0
+    if not (torch.isfinite(actual) == torch.isfinite(wanted)).all():
+        return math.inf
+    difference, scale = (_sizes(one).max().item() for one in (_difference(actual, wanted), wanted))
+    return difference / scale if scale else (math.inf if difference else 0.0)
+
+
+def unlike_part(
+    actual: Sequence[torch.Tensor],
+    wanted: Sequence[torch.Tensor],
+    moved: Callable[[], Sequence[Sequence[torch.Tensor]]],
+    tolerance: float,
+) -> tuple[float, str] | None:
+    """The first slice that differs from what is wanted by more than rounding.
+
+    Args:
+        actual: outputs that are the same as a whole, by :func:`relative_error`.
+        wanted: what they should be.
+        moved: gives what ``wanted`` becomes when last digits change, several times; called only in doubt.
+        tolerance: of the largest difference in a slice, relative to the largest value in it.
+
+    Returns:
+        The relative error, and which slice it is; None if there is no such slice.
+    """
+    changes: list[list[torch.Tensor]] | None = None
+    for number, (one, other) in enumerate(zip(actual, wanted, strict=True)):
+        if not (other.is_floating_point() or other.is_complex()) or not other.numel():
+            continue
+        found = zip(_by_slice(_difference(one, other)), _by_slice(other), strict=True)
+        for dim, ((_, difference), (_, scale)) in enumerate(found):
+            if not (difference > tolerance * scale).any():
+                continue
+            if changes is None:
+                changes = [[_difference(a, b) for a, b in zip(again, wanted, strict=True)] for again in moved()]
+            rounding = torch.stack([dict(_by_slice(change[number]))[dim] for change in changes]).amax(0)
+            wrong = (difference > tolerance * scale + ROUNDINGS * rounding).nonzero().ravel().tolist()
+            if wrong:
+                error = (difference / scale)[wrong[0]].item()
+                return error, f" at {wrong[0]} of dimension {dim}" + (f" of output {number}" if len(wanted) > 1 else "")
+    return None
+
+
+def moved(model: nn.Module, example: Example, run: Run) -> list[Sequence[torch.Tensor]]:
+    """What a network answers when the last digits of its parameters and of its input are others, several times.
+
+    Args:
+        model: the same afterwards.
+        example: its input.
+        run: makes outputs of both.
+    """
+    found: list[Sequence[torch.Tensor]] = []
+    for seed in range(CHANGES):
+        generator = torch.Generator().manual_seed(seed)
+        with _last_digits_changed(model, generator):
+            found.append(run(model, mapped(lambda tensor, by=generator: _changed(tensor, by), example)))  # type: ignore[misc]
+    return found
+
+
+@contextmanager
+def _last_digits_changed(model: nn.Module, generator: torch.Generator) -> Iterator[None]:
+    with torch.no_grad():
+        held = [(parameter, parameter.clone()) for parameter in model.parameters()]
+        try:
+            for parameter, values in held:
+                parameter.copy_(_changed(values, generator))
+            yield
+        finally:
+            for parameter, values in held:
+                parameter.copy_(values)
+
+
+def _changed(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    if not tensor.is_floating_point() or tensor.layout is not torch.strided:
+        return tensor.clone()
+    signs = torch.randint(2, tensor.shape, generator=generator).to(tensor) * 2 - 1
+    return tensor * (1 + torch.finfo(tensor.dtype).eps * signs)
+
+
+def _difference(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Zero where both are the same infinity, or no number."""
+    wide = torch.complex128 if other.is_complex() else torch.float64
+    return (one.to(wide) - other.to(wide)).masked_fill_(~torch.isfinite(other), 0.0)
+
+
+def _sizes(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.abs().double().nan_to_num(0.0, 0.0, 0.0)
+
+
+def _by_slice(tensor: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
+    """Every dimension, and of each slice along it the largest size."""
+    sizes = _sizes(tensor)
+    for dim in range(sizes.dim()):
+        others = [other for other in range(sizes.dim()) if other != dim]
+        yield dim, sizes.amax(others) if others else sizes
