@@ -216,8 +216,9 @@ def export(
         engine_file = Path(folder) / "model.onnx"
         export_onnx(dense, example, engine_file)
         engine = runtime_for(chosen).open(engine_file, chosen)
-        parity = compare(dense, engine, [example])
-        parity.check(held_to(dense, chosen.precision))
+        precision = held_to(dense, chosen.precision)
+        parity = compare(dense, engine, [example], precision=precision)
+        parity.check(precision)
         latency = measure_one(engine_file, chosen).latency
         manifest = {
             "parity": parity.to_dict(),
