@@ -223,7 +223,8 @@ def _worst_part(reference: Sequence[Tensor], found: Sequence[Tensor], movement: 
 
 
 def _norms(tensor: Tensor, dim: int) -> Tensor:
-    return torch.linalg.vector_norm(tensor.transpose(0, dim).reshape(tensor.shape[dim], -1), dim=1)
+    norms: Tensor = torch.linalg.vector_norm(tensor.transpose(0, dim).reshape(tensor.shape[dim], -1), dim=1)
+    return norms
 
 
 def _top1(reference: tuple[Tensor, ...], found: tuple[Tensor, ...]) -> tuple[int, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -31,6 +31,7 @@ from hwprune.network.surgery import copied, cut, resize
 from hwprune.network.verification import check_shapes, compare_outputs, forward_failed, tolerance_for
 
 _ANSWERS = 0.01  # relative change of the output between two inputs that is enough to see errors
+_NOTHING = 0.01  # what is no larger may hide what it is multiplied with
 
 
 class Trial:
@@ -225,9 +226,11 @@ def lively(model: nn.Module, example: Example) -> nn.Module:
     """A copy in which a wrong cut shows.
 
     Freshly initialised networks hide errors: a normalisation that starts at zero multiplies whatever is wrong by zero
-    (a layer scale by a millionth), channels with equal parameters can be exchanged unnoticed, and signals may die out
-    long before the output. So parameters that are all equal, or next to nothing, get random values, and batch norms the
-    statistics of the example; if the output then still hardly depends on the input, all parameters become random.
+    (a layer scale by a millionth, a gate that is a buffer until a schedule opens it), channels with equal parameters
+    can be exchanged unnoticed, and signals may die out long before the output. So parameters that are all equal, or
+    next to nothing, get random values, buffers that are next to nothing as well, and batch norms the statistics of the
+    example; if the output then still hardly depends on the input, all parameters become random. Buffers stay as they
+    are in a model that does not run otherwise.
 
     Returns:
         The first of these copies whose output answers to its input, else the one that does so most.
@@ -235,7 +238,8 @@ def lively(model: nn.Module, example: Example) -> nn.Module:
     best, most = model, -1.0
     for everything in (False, True):
         candidate = copied(model)
-        _disturb(candidate, everything)
+        _disturb(candidate.parameters(), everything)
+        _open_gates(candidate, example)
         _adapt_statistics(candidate, example)
         response = _response(candidate, example)
         if response > _ANSWERS:
@@ -243,6 +247,26 @@ def lively(model: nn.Module, example: Example) -> nn.Module:
         if response > most:
             best, most = candidate, response
     return best
+
+
+def _open_gates(model: nn.Module, example: Example) -> None:
+    """Disturb buffers that are next to nothing, if the model still runs then."""
+    gates = [
+        buffer
+        for module in model.modules()
+        if not isinstance(module, nn.modules.batchnorm._NormBase)
+        for buffer in module.buffers(recurse=False)
+        if buffer.is_floating_point() and buffer.layout is torch.strided and buffer.numel()
+        if buffer.abs().max() <= _NOTHING
+    ]
+    held = [buffer.clone() for buffer in gates]
+    _disturb(gates, False)
+    try:
+        runs = not gates or all(tensor.isfinite().all() for tensor in outputs_of(model, example))
+    except Exception:  # whatever a forward may raise when it looks at them
+        runs = False
+    for buffer, values in zip(gates, held, strict=True) if not runs else ():
+        buffer.copy_(values)
 
 
 def _response(model: nn.Module, example: Example) -> float:
@@ -280,15 +304,15 @@ def _adapt_statistics(model: nn.Module, example: Example) -> None:
             norm.load_state_dict(buffers, strict=False)
 
 
-def _disturb(model: nn.Module, everything: bool) -> None:
-    """Random values for parameters that are all equal or next to nothing, neither too small nor too large to matter."""
+def _disturb(tensors: Iterable[torch.Tensor], everything: bool) -> None:
+    """Random values for those that are all equal or next to nothing, neither too small nor too large to matter."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for parameter in model.parameters():
+        for parameter in tensors:
             if not parameter.is_floating_point() or not parameter.numel():
                 continue
             first = parameter.flatten()[0]
-            if not everything and (parameter != first).any() and parameter.abs().max() > 0.01:
+            if not everything and (parameter != first).any() and parameter.abs().max() > _NOTHING:
                 continue
             noise = torch.rand(parameter.shape, generator=generator).to(parameter)  # from 0 to 1
             if parameter.dim() < 2 or (first and (parameter == first).all() and not everything):

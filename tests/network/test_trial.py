@@ -43,6 +43,39 @@ def test_a_branch_that_is_next_to_nothing_at_first_is_tried_as_well(given):
     assert "differs from the original" in reasons(network)["up"]
 
 
+class BehindBuffer(BehindGate):
+    """The gate is a buffer, that a schedule opens while it is trained."""
+
+    def __init__(self, gate):
+        super().__init__(gate)
+        del self.gate
+        self.register_buffer("gate", gate)
+
+
+@pytest.mark.parametrize("gate", [torch.zeros(()), torch.zeros(8, 1, 1), torch.tensor(1e-6)])
+def test_a_gate_that_is_a_buffer_is_opened_as_well(gate):
+    model = BehindBuffer(gate)
+    network = trace(model, torch.randn(2, 3, 8, 8))
+    assert "differs from the original" in reasons(network)["up"]
+    assert torch.equal(model.gate, gate)
+
+
+class Started(nn.Module):
+    """A buffer that says whether its statistics are those of data; it is not made to be anything but 0 or 1."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1)
+        self.register_buffer("started", torch.zeros(()))
+
+    def forward(self, x):
+        return self.head([self.stem(x), self.stem(x).relu()][{0.0: 0, 1.0: 1}[self.started.item()]])
+
+
+def test_a_buffer_that_forward_looks_at_stays_as_it_is():
+    assert [group.name for group in trace(Started(), torch.randn(2, 3, 8, 8)).cuttable] == ["stem"]
+
+
 class WidthFromAfar(nn.Module):
     """A view is told the width of what another layer made; between the two lie other layers."""
 
