@@ -47,12 +47,14 @@ class ChannelGroup:
         channels: how many there are in the dense network.
         members: every tensor dimension that shrinks with the group.
         frozen: why the group cannot be cut; None if it can.
+        least: how many channels have to stay: 2 where a dimension of size 1 would be squeezed away, else 1.
     """
 
     name: str
     channels: int
     members: tuple[Member, ...]
     frozen: str | None = None
+    least: int = 1
 
     @property
     def positions(self) -> int:
@@ -164,9 +166,9 @@ class Network:
         return sum(layer.macs_at(widths) for layer in self.layers)
 
     def removable(self, names: Iterable[str]) -> tuple[int, int]:
-        """Parameters and multiply-accumulates that go when these cuttable groups are cut to one channel each."""
-        dense = self.dense_widths
-        least = {**dense, **dict.fromkeys(names, 1)}
+        """Parameters and multiply-accumulates that go when these cuttable groups are cut as far as they can be."""
+        dense, wanted = self.dense_widths, set(names)
+        least = {**dense, **{group.name: group.least for group in self.groups if group.name in wanted}}
         return self.parameters_at(dense) - self.parameters_at(least), self.macs_at(dense) - self.macs_at(least)
 
     @property

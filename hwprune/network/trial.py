@@ -211,7 +211,7 @@ def _draws(network: Network, groups: Sequence[ChannelGroup]) -> list[dict[str, l
     random, alike = np.random.default_rng(0), Counter[int]()
     counts: dict[str, tuple[int, int]] = {}
     for group in network.groups:
-        single = [1] if group.channels < 8 else []
+        single = [group.least] if group.channels < 8 else []
         odd, few = single + list(range(3, group.channels, 2)), list(range(2, group.channels)) + single
         turn, place = divmod(alike[group.channels] + len(odd) // 2, len(odd))
         counts[group.name] = odd[place], few[turn % len(few)]
