@@ -199,7 +199,7 @@ def record(model: nn.Module, example: Example, deadline: Deadline, *, branches: 
             if not builtin and [len(shape) for shape in {one.shape for one in own.values()}] == [1]:
                 recorder.recording.norms[path] = f"{path}.{next(iter(own))}".lstrip(".")
             enter = module.register_forward_pre_hook(_entering(recorder, path, builtin), prepend=True, with_kwargs=True)
-            leave = module.register_forward_hook(_leaving(recorder, path))
+            leave = module.register_forward_hook(_leaving(recorder, path), with_kwargs=True)
             hooks.callback(enter.remove)
             hooks.callback(leave.remove)
         if branches:
@@ -273,9 +273,10 @@ def _entering(recorder: _Recorder, path: str, builtin: bool) -> Any:
 
 
 def _leaving(recorder: _Recorder, path: str) -> Any:
-    def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+    def hook(module: nn.Module, inputs: Any, named: Any, output: Any) -> None:
         recorder.stack.pop()
-        shapes = [leaf.shape for leaf in _pytree.tree_leaves((inputs, output)) if isinstance(leaf, torch.Tensor)]
+        leaves = _pytree.tree_leaves((inputs, named, output))
+        shapes = [leaf.shape for leaf in leaves if isinstance(leaf, torch.Tensor)]
         if len(shapes) != 2 or shapes[0] != shapes[1]:
             recorder.recording.norms.pop(path, None)
 
