@@ -54,7 +54,7 @@ def trace(model: nn.Module, example: Example, *, verify: bool = True, deadline_s
     recording = record_all(working, example, deadline)
     found = _Reading(recording)
     if verify:
-        found = _best(found, Trial(model, example, deadline, branches=recording.trains_otherwise))
+        found = _best(found, Trial(model, example, deadline, trained=recording.trained))
     layers = layers_of(recording, found.labelled, found.grouping)
     constants = Constants(recording, found.labelled, found.grouping, layers)
     return replace(

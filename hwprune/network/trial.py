@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from functools import cached_property, partial
+from collections.abc import Callable, Iterable, Sequence, Set
+from functools import cache, cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,9 @@ import torch
 from torch import nn
 
 from hwprune.errors import SurgeryError
+from hwprune.network.branches import is_repeatable, training_outputs
 from hwprune.network.deadline import Deadline
+from hwprune.network.difference import Run
 from hwprune.network.forward import (
     Example,
     call,
@@ -21,8 +23,6 @@ from hwprune.network.forward import (
     mapped,
     outputs_of,
     random_like,
-    tensors_of,
-    training_branches,
     undisturbed,
 )
 from hwprune.network.masking import masked
@@ -41,11 +41,13 @@ class Trial:
         model: left as it is.
         example: its input.
         deadline: when to give up.
-        branches: whether what modules run in training has to keep working, too.
+        trained: paths of modules of which what they run in training has to survive, too.
     """
 
-    def __init__(self, model: nn.Module, example: Example, deadline: Deadline, *, branches: bool = False) -> None:
-        self.model, self.example, self.deadline, self.branches = model, example, deadline, branches
+    def __init__(
+        self, model: nn.Module, example: Example, deadline: Deadline, *, trained: Set[str] = frozenset()
+    ) -> None:
+        self.model, self.example, self.deadline, self.trained = model, example, deadline, trained
         self._needed: dict[str, bool] = {}  # kind of attribute → whether another value changes any shape
 
     def needless(self, network: Network) -> set[str]:
@@ -87,8 +89,7 @@ class Trial:
         Raises:
             ModelError: time is up.
         """
-        model = self._lively
-        return _search(network, lambda chosen: _difference(model, network, chosen, self.example), self.deadline)
+        return _search(network, lambda chosen: self._difference(network, chosen), self.deadline)
 
     @cached_property
     def _shaped(self) -> tuple[nn.Module, list[torch.Size] | Exception]:
@@ -100,10 +101,8 @@ class Trial:
         try:
             given = mapped(lambda tensor: tensor.clone() if values else tensor.to("meta"), self.example)
             outputs = outputs_of(shaped, given)
-            if self.branches:
-                with undisturbed(shaped):
-                    training_branches(shaped)
-                    outputs += tensors_of(call(shaped, given))
+            if self.trained:
+                outputs += training_outputs(shaped, given, self.trained)
             return [tensor.shape for tensor in outputs]
         except Exception as error:
             return error
@@ -122,6 +121,25 @@ class Trial:
         except SurgeryError as error:
             return error.message
         return None
+
+    def _difference(self, network: Network, groups: Sequence[ChannelGroup]) -> str | None:
+        """Why these groups cannot be cut together; None if they can."""
+        model, tolerance = self._lively, tolerance_for(self._lively)
+        try:
+            for kept, given in zip(_draws(network, groups), (self.example, random_like(self.example)), strict=True):
+                reference, smaller = cache(partial(masked, model, network, kept)), cut(model, network.cuts(kept))
+                for run in self._runs:
+                    compare_outputs(reference, smaller, given, tolerance=tolerance, run=run)
+        except SurgeryError as error:
+            return error.message
+        return None
+
+    @cached_property
+    def _runs(self) -> list[Run]:
+        """What is compared: outputs, and those in training, where they are the same every time."""
+        if not (self.trained and is_repeatable(self._lively, self.example, self.trained)):
+            return [outputs_of]
+        return [outputs_of, partial(training_outputs, paths=self.trained)]
 
     @cached_property
     def _lively(self) -> nn.Module:  # one copy for all readings
@@ -179,17 +197,6 @@ def without_values(model: nn.Module) -> nn.Module:
     for parameter in model.parameters():
         memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
     return copied(model, memo)
-
-
-def _difference(model: nn.Module, network: Network, groups: Sequence[ChannelGroup], example: Example) -> str | None:
-    """Why these groups cannot be cut together; None if they can."""
-    try:
-        for kept, given in zip(_draws(network, groups), (example, random_like(example)), strict=True):
-            reference, smaller = partial(masked, model, network, kept), cut(model, network.cuts(kept))
-            compare_outputs(reference, smaller, given, tolerance=tolerance_for(model))
-    except SurgeryError as error:
-        return error.message
-    return None
 
 
 def _in_words(failure: str) -> str:

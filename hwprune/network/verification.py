@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ import torch
 from torch import nn
 
 from hwprune.errors import SurgeryError
-from hwprune.network.difference import moved, relative_error, unlike_part
+from hwprune.network.branches import comparable, training_outputs
+from hwprune.network.difference import Run, moved, relative_error, unlike_part
 from hwprune.network.forward import Example, outputs_of, random_like, what_failed
 from hwprune.network.masking import masked
 from hwprune.network.network import Network
@@ -47,6 +49,8 @@ def verify_cut(
 ) -> CutReport:
     """Check shapes, parameter count, and outputs against the masked original.
 
+    What modules return in training only is compared as well, where it is the same every time.
+
     Args:
         original: the dense network; not modified.
         smaller: ``cut(original, network.cuts(kept))``; not modified.
@@ -68,9 +72,10 @@ def verify_cut(
     if count != expected:
         raise SurgeryError(f"the smaller network has {count} parameters, not {expected}")
     reference = functools.cache(lambda: masked(original, network, kept))
-    error = 0.0
-    for inputs in (example, random_like(example)):
-        error = max(error, compare_outputs(reference, smaller, inputs, tolerance=tolerance))
+    trained, error = comparable(original, example), 0.0
+    runs: list[Run] = [outputs_of, *([] if trained is None else [functools.partial(training_outputs, paths=trained)])]
+    for inputs, run in itertools.product((example, random_like(example)), runs):
+        error = max(error, compare_outputs(reference, smaller, inputs, tolerance=tolerance, run=run))
     return CutReport(error, count, expected)
 
 
@@ -84,7 +89,12 @@ def tolerance_for(model: nn.Module) -> float:
 
 
 def compare_outputs(
-    reference: Callable[[], nn.Module], smaller: nn.Module, example: Example, *, tolerance: float
+    reference: Callable[[], nn.Module],
+    smaller: nn.Module,
+    example: Example,
+    *,
+    tolerance: float,
+    run: Run = outputs_of,
 ) -> float:
     """The largest difference between the outputs of two networks, relative to the largest value of an output.
 
@@ -95,12 +105,12 @@ def compare_outputs(
         SurgeryError: forward of either fails, shapes differ, or the difference is too large.
     """
     try:
-        actual = outputs_of(smaller, example)
+        actual = run(smaller, example)
     except Exception as error:
         raise forward_failed(smaller, error) from error
     original = reference()
     try:
-        wanted = outputs_of(original, example)
+        wanted = run(original, example)
     except Exception as error:
         why = what_failed(original, error)
         raise SurgeryError(f"forward of the original with those channels switched off fails: {why}") from error
@@ -109,7 +119,7 @@ def compare_outputs(
     part = (
         (worst, "")
         if worst > tolerance
-        else unlike_part(actual, wanted, lambda: moved(original, example, outputs_of), tolerance)
+        else unlike_part(actual, wanted, lambda: moved(original, example, run), tolerance)
     )
     if part is not None:
         raise SurgeryError(

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hwprune.network import trace
+from hwprune.errors import SurgeryError
+from hwprune.network import cut, trace, verify_cut
 
 from .test_tracing import IMAGE, reasons
 
@@ -116,6 +117,57 @@ def test_what_fits_in_evaluation_mode_alone_is_not_cut():
     network = trace(TrainsByNumber(), IMAGE)
     assert [group.name for group in network.cuttable] == ["deep"]
     assert "is invalid for input of size" in reasons(network)["stem"]
+
+
+class Auxiliary(nn.Module):
+    """In training it returns more, and of that something is divided by its width."""
+
+    def __init__(self, drop=0.0):
+        super().__init__()
+        self.stem, self.wide, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 12, 1), nn.Conv2d(12, 4, 1)
+        self.side, self.aux, self.drop = nn.Conv2d(8, 10, 1), nn.Conv2d(10, 4, 1), drop
+        self.register_buffer("steps", torch.zeros(()))
+
+    def forward(self, x):
+        x = self.stem(x).relu()
+        y = self.head(self.wide(x).relu())
+        if not self.training:
+            return y
+        self.steps += 1
+        side = F.dropout(self.side(x), self.drop, self.training)
+        return y, self.aux(side / side.shape[1] ** 0.5)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("drop", [0.0, 0.5])
+def test_what_is_returned_in_training_alone_is_compared_by_value(drop, inside):
+    model = nn.Sequential(Auxiliary(drop)) if inside else Auxiliary(drop)
+    network = trace(model, IMAGE)
+    prefix = "0." if inside else ""
+    assert [group.name for group in network.cuttable] == [f"{prefix}stem", f"{prefix}wide"]
+    assert "differs from the original" in reasons(network)[f"{prefix}side"]
+    assert not any(buffer.any() for buffer in model.buffers())
+
+
+def test_a_wrong_cut_of_what_runs_in_training_alone_is_found():
+    model = Auxiliary(0.5)
+    network = trace(model, IMAGE, verify=False)
+    kept = {"side": [0, 2, 3, 7]}
+    with pytest.raises(SurgeryError, match="differs from the original"):
+        verify_cut(model, cut(model, network.cuts(kept)), network, kept, IMAGE)
+
+
+class Noisy(Auxiliary):
+    """What it returns in training is another every time."""
+
+    def forward(self, x):
+        y = super().forward(x)
+        return (y[0], y[1] + torch.randn_like(y[1])) if self.training else y
+
+
+def test_what_is_random_in_training_is_held_to_its_shape():
+    network = trace(Noisy(), IMAGE)
+    assert [group.name for group in network.cuttable] == ["stem", "wide", "side"]
 
 
 class OnGraph(nn.Module):
