@@ -280,6 +280,8 @@ def _response(model: nn.Module, example: Example) -> float:
     """How much the outputs differ between two inputs, relative to the largest; -1 if they overflow."""
     worst = 0.0
     for one, other in zip(outputs_of(model, example), outputs_of(model, random_like(example)), strict=True):
+        if one.is_complex() and other.is_complex():
+            one, other = torch.view_as_real(one), torch.view_as_real(other)
         if not one.is_floating_point() or one.shape != other.shape or not one.numel():
             continue
         if not (one.isfinite().all() and other.isfinite().all()):

@@ -170,6 +170,32 @@ def test_what_is_random_in_training_is_held_to_its_shape():
     assert [group.name for group in network.cuttable] == ["stem", "wide", "side"]
 
 
+class Fourier(nn.Module):
+    """Its middle is weighted by frequency, and what it returns are frequencies."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.mid, self.deep, self.head = (nn.Conv2d(*sizes, 1) for sizes in ((3, 8), (8, 6), (6, 8), (8, 4)))
+        self.weight = nn.Parameter(torch.randn(6, 1, 1, dtype=torch.complex64))
+
+    def forward(self, x):
+        x = torch.fft.rfft2(self.mid(self.stem(x).relu())) * self.weight
+        return torch.fft.rfft2(self.head(self.deep(torch.fft.irfft2(x)).relu()))
+
+
+def test_complex_numbers_stay_whole_and_can_be_compared():
+    model, kept = Fourier(), {"stem": [0, 3, 4], "deep": [1, 2, 7]}
+    network = trace(model, IMAGE)
+    assert [group.name for group in network.cuttable] == ["stem", "deep"]
+    assert "no rule for the operator aten._fft_r2c" in reasons(network)["mid"]
+    smaller = cut(model, network.cuts(kept))
+    verify_cut(model, smaller, network, kept, IMAGE)
+    with torch.no_grad():
+        smaller.deep.bias[0] += 0.01
+    with pytest.raises(SurgeryError, match="differs from the original"):
+        verify_cut(model, smaller, network, kept, IMAGE)
+
+
 class OnGraph(nn.Module):
     """A graph as a sparse matrix, that it holds or is given."""
 
