@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +20,7 @@ from hwprune.network.forward import Example, half_types, tensors_in
 from hwprune.network.surgery import copied
 
 RELATIVE_L2 = {"fp32": 1e-4, "fp16": 1e-2}  # fp32 engines show 5e-7; a wrong operator shows 1e-2 and more
+_CHANGES = 3  # of last digits, to find out what rounding may make of an output
 NEAR_ZERO = 8  # last digits of the largest value: an engine's sigmoid is no more exact than that where it is small
 TIE = 1e-5  # a top-1 margin below this part of the logits' norm is left to rounding
 
@@ -195,7 +197,8 @@ class _Movement:
 
     @cached_property
     def outputs(self) -> list[Sequence[Tensor]]:
-        return moved(copied(self._model), on_device_of(self._model, self._batch), reference_outputs)
+        changes = moved(copied(self._model), on_device_of(self._model, self._batch), reference_outputs)
+        return list(itertools.islice(changes, _CHANGES))
 
     def allowed(self, output: int, reference: Tensor, dim: int) -> Tensor:
         """Norm of every slice along a dimension of an output."""

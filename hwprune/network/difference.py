@@ -10,15 +10,16 @@ error, Higham, Accuracy and Stability of Numerical Algorithms, section 1.5).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import nn
 
 from hwprune.network.forward import Example, mapped
 
-CHANGES = 3  # of the last digits; one alone may leave a small slice as it is by chance
+CHANGES = 10  # of the last digits, as many as it takes; a single one may leave a small slice as it is by chance
 ROUNDINGS = 30.0  # rounding may take a slice so much further than such a change; on 18 architectures, at most 3
 
 Run = Callable[[nn.Module, Example], Sequence[torch.Tensor]]
@@ -39,7 +40,7 @@ def relative_error(actual: torch.Tensor, wanted: torch.Tensor) -> float:
 def unlike_part(
     actual: Sequence[torch.Tensor],
     wanted: Sequence[torch.Tensor],
-    moved: Callable[[], Sequence[Sequence[torch.Tensor]]],
+    moved: Callable[[], Iterable[Sequence[torch.Tensor]]],
     tolerance: float,
 ) -> tuple[float, str] | None:
     """The first slice that differs from what is wanted by more than rounding.
@@ -51,27 +52,33 @@ def unlike_part(
         tolerance: of the largest difference in a slice, relative to the largest value in it.
 
     Returns:
-        The relative error, and which slice it is; None if there is no such slice.
+        The relative error, and which slice it is, in words; None if there is no such slice.
     """
-    changes: list[list[torch.Tensor]] | None = None
-    for number, (one, other) in enumerate(zip(actual, wanted, strict=True)):
-        if not (other.is_floating_point() or other.is_complex()) or not other.numel():
-            continue
-        found = zip(_by_slice(_difference(one, other)), _by_slice(other), strict=True)
-        for dim, ((_, difference), (_, scale)) in enumerate(found):
-            if not (difference > tolerance * scale).any():
-                continue
-            if changes is None:
-                changes = [[_difference(a, b) for a, b in zip(again, wanted, strict=True)] for again in moved()]
-            rounding = torch.stack([dict(_by_slice(change[number]))[dim] for change in changes]).amax(0)
-            wrong = (difference > tolerance * scale + ROUNDINGS * rounding).nonzero().ravel().tolist()
-            if wrong:
-                error = (difference / scale)[wrong[0]].item()
-                return error, f" at {wrong[0]} of dimension {dim}" + (f" of output {number}" if len(wanted) > 1 else "")
+    doubtful = {
+        (number, dim): (difference, scale, torch.zeros_like(scale))
+        for number, (one, other) in enumerate(zip(actual, wanted, strict=True))
+        if (other.is_floating_point() or other.is_complex()) and other.numel()
+        for dim, (difference, scale) in enumerate(
+            zip(_by_slice(_difference(one, other)), _by_slice(other), strict=True)
+        )
+        if (difference > tolerance * scale).any()
+    }
+    for again in moved() if doubtful else ():
+        for (number, dim), (difference, scale, rounding) in list(doubtful.items()):
+            change = _by_slice(_difference(again[number], wanted[number]))[dim]
+            torch.maximum(rounding, change, out=rounding)
+            if (difference <= tolerance * scale + ROUNDINGS * rounding).all():
+                del doubtful[number, dim]
+        if not doubtful:
+            break
+    for (number, dim), (difference, scale, rounding) in doubtful.items():
+        worst = int((difference - tolerance * scale - ROUNDINGS * rounding).argmax())
+        place = f" at {worst} of dimension {dim}" + (f" of output {number}" if len(wanted) > 1 else "")
+        return (difference / scale)[worst].item(), place
     return None
 
 
-def moved(model: nn.Module, example: Example, run: Run) -> list[Sequence[torch.Tensor]]:
+def moved(model: nn.Module, example: Example, run: Run) -> Iterator[Sequence[torch.Tensor]]:
     """What a network answers when the last digits of its parameters and of its input are others, several times.
 
     Args:
@@ -79,21 +86,21 @@ def moved(model: nn.Module, example: Example, run: Run) -> list[Sequence[torch.T
         example: its input.
         run: makes outputs of both.
     """
-    found: list[Sequence[torch.Tensor]] = []
     for seed in range(CHANGES):
         generator = torch.Generator().manual_seed(seed)
-        with _last_digits_changed(model, generator):
-            found.append(run(model, mapped(lambda tensor, by=generator: _changed(tensor, by), example)))  # type: ignore[misc]
-    return found
+        change = partial(_changed, generator=generator)
+        with _last_digits_changed(model, change):
+            answer = run(model, mapped(change, example))
+        yield answer
 
 
 @contextmanager
-def _last_digits_changed(model: nn.Module, generator: torch.Generator) -> Iterator[None]:
+def _last_digits_changed(model: nn.Module, change: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
     with torch.no_grad():
         held = [(parameter, parameter.clone()) for parameter in model.parameters()]
         try:
             for parameter, values in held:
-                parameter.copy_(_changed(values, generator))
+                parameter.copy_(change(values))
             yield
         finally:
             for parameter, values in held:
@@ -117,9 +124,8 @@ def _sizes(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.abs().double().nan_to_num(0.0, 0.0, 0.0)
 
 
-def _by_slice(tensor: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
-    """Every dimension, and of each slice along it the largest size."""
+def _by_slice(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """For every dimension, the largest size in each slice along it."""
     sizes = _sizes(tensor)
-    for dim in range(sizes.dim()):
-        others = [other for other in range(sizes.dim()) if other != dim]
-        yield dim, sizes.amax(others) if others else sizes
+    dims = set(range(sizes.dim()))
+    return [sizes.amax([*dims - {dim}]) if len(dims) > 1 else sizes for dim in sorted(dims)]

@@ -88,5 +88,4 @@ def test_what_cancels_may_be_off_by_rounding():
     network = trace(model, IMAGE)
     assert {group.name for group in network.cuttable} == {"stem", "deep"}
     kept = {"stem": range(1, 24, 2), "deep": range(0, 24, 3)}
-    report = verify_cut(model, cut(model, network.cuts(kept)), network, kept, IMAGE)
-    assert report.max_relative_error < 1e-5
+    assert 0 < verify_cut(model, cut(model, network.cuts(kept)), network, kept, IMAGE).max_relative_error < 1e-4
