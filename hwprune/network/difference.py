@@ -12,14 +12,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 
 import torch
 from torch import nn
 
-from hwprune.network.forward import Example, mapped
+from hwprune.network.forward import Example, cloned, tensors_in
 
-CHANGES = 10  # of the last digits, as many as it takes; a single one may leave a small slice as it is by chance
+CHANGES = 7  # of last digits, smallest first, as many as it takes; a single one may leave a slice as it is by chance
 ROUNDINGS = 30.0  # rounding may take a slice so much further than such a change; on 18 architectures, at most 3
 
 Run = Callable[[nn.Module, Example], Sequence[torch.Tensor]]
@@ -86,32 +85,40 @@ def moved(model: nn.Module, example: Example, run: Run) -> Iterator[Sequence[tor
         example: its input.
         run: makes outputs of both.
     """
-    for seed in range(CHANGES):
-        generator = torch.Generator().manual_seed(seed)
-        change = partial(_changed, generator=generator)
-        with _last_digits_changed(model, change):
-            answer = run(model, mapped(change, example))
+    for digits in range(1, CHANGES + 1):
+        given = cloned(example)
+        with torch.no_grad(), _last_digits_changed((*model.parameters(), *tensors_in(given)), digits):
+            answer = run(model, given)
         yield answer
 
 
 @contextmanager
-def _last_digits_changed(model: nn.Module, change: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
-    with torch.no_grad():
-        held = [(parameter, parameter.clone()) for parameter in model.parameters()]
-        try:
-            for parameter, values in held:
-                parameter.copy_(change(values))
-            yield
-        finally:
-            for parameter, values in held:
-                parameter.copy_(values)
+def _last_digits_changed(tensors: Sequence[torch.Tensor], digits: int) -> Iterator[None]:
+    """Other last binary digits in all of these, in place; which way a number goes depends on the digits it had."""
+    for tensor in tensors:
+        _flip(tensor, digits)
+    try:
+        yield
+    finally:
+        for tensor in tensors:
+            _flip(tensor, digits)
 
 
-def _changed(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    if not tensor.is_floating_point() or tensor.layout is not torch.strided:
-        return tensor.clone()
-    signs = torch.randint(2, tensor.shape, generator=generator).to(tensor) * 2 - 1
-    return tensor * (1 + torch.finfo(tensor.dtype).eps * signs)
+def _flip(tensor: torch.Tensor, digits: int) -> None:
+    """Flip these of the last binary digits; of what is zero or no number, none. Twice is nothing."""
+    bits = _BITS.get(tensor.dtype)
+    if bits is None or tensor.layout is not torch.strided:
+        return
+    ordinary = tensor.isfinite() & (tensor.abs() >= torch.finfo(tensor.dtype).tiny)
+    tensor.detach().view(bits).bitwise_xor_(ordinary.to(bits).mul_(digits))
+
+
+_BITS = {
+    torch.float16: torch.int16,
+    torch.bfloat16: torch.int16,
+    torch.float32: torch.int32,
+    torch.float64: torch.int64,
+}  # as many
 
 
 def _difference(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
