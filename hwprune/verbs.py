@@ -18,6 +18,7 @@ from torch import nn
 from hwprune.budget import Plan
 from hwprune.compression import Progress, RunFolder
 from hwprune.deploy import Bundle, check_deliverable, compare, export_onnx, measure_one, verify, write_bundle
+from hwprune.deploy.formats import engine_at, engine_bytes
 from hwprune.deploy.parity import held_to
 from hwprune.deploy.profiling import Method, pack_model, profile_model, unpack_model
 from hwprune.errors import BundleError, InputError
@@ -233,8 +234,9 @@ def export(
         engine_file = Path(folder) / "model.onnx"
         export_onnx(dense, example, engine_file)
         engine = runtime_for(chosen).open(engine_file, chosen)
-        parity = compare(dense, engine, [example])
-        parity.check(held_to(dense, chosen.precision))
+        precision = held_to(dense, chosen.precision)
+        parity = compare(dense, engine, [example], precision=precision)
+        parity.check(precision)
         latency = measure_one(engine_file, chosen).latency
         manifest = {
             "parity": parity.to_dict(),
@@ -290,7 +292,8 @@ def bench(subject: ModelLike | Path, *, target: Target, input_shape: Inputs | No
     written into its manifest.
 
     Args:
-        subject: a bundle folder, an ``.onnx`` file, or (with ``input_shape``) a model.
+        subject: a bundle folder, an exported model, or (with ``input_shape``) a model, which is brought into the form
+            that the target's runtime opens. ONNX is converted where the runtime takes something else.
         target: where to measure.
         input_shape: of a model, as in :func:`profile`.
 
@@ -303,16 +306,17 @@ def bench(subject: ModelLike | Path, *, target: Target, input_shape: Inputs | No
         dense, example = _load(
             subject if isinstance(subject, nn.Module) else str(subject), input_shape, target, None, 0
         )
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "model.onnx"
-            export_onnx(dense, example, path)
-            return {"latency_ms": _brief(measure_one(path, target).latency.to_dict()), "target": target.to_dict()}
+        return _bench_engine(engine_bytes(dense, example, target), target)
     path = Path(str(subject))
     if path.is_dir():
         return _bench_bundle(Bundle.load(path), target)
     if not path.is_file():
         raise InputError(f"{path} does not exist", hint="give a bundle folder or an .onnx file")
-    return {"latency_ms": _brief(measure_one(path, target).latency.to_dict()), "target": target.to_dict()}
+    return _bench_engine(engine_at(path, target), target)
+
+
+def _bench_engine(engine: bytes | Path, target: Target) -> dict[str, Any]:
+    return {"latency_ms": _brief(measure_one(engine, target).latency.to_dict()), "target": target.to_dict()}
 
 
 def _bench_bundle(bundle: Bundle, target: Target) -> dict[str, Any]:

@@ -13,7 +13,7 @@ NAME = "bench"
 
 
 def command(
-    subject: Annotated[str | None, typer.Argument(help="A bundle folder or an .onnx file.")] = None,
+    subject: Annotated[str | None, typer.Argument(help="A bundle folder or an exported model.")] = None,
     model: Annotated[str | None, typer.Option(help="A model instead (file.py:factory, …).")] = None,
     input_shape: InputShapeOfModel = None,
     target: Annotated[

@@ -13,7 +13,8 @@ from hwprune.compression.folder import RunFolder
 from hwprune.compression.gauge import Gauge, LatencyGauge, MacsGauge, MemoryGauge, SizeGauge
 from hwprune.compression.job import Job
 from hwprune.compression.settle import ClosedLoop, Settlement, Trial, Window, correct
-from hwprune.deploy import channel_block, compare, export_onnx, measure_one, predictor
+from hwprune.deploy import Parity, channel_block, compare, export_onnx, measure_one, predictor
+from hwprune.deploy.engine import Engine
 from hwprune.deploy.profiling import profile_model
 from hwprune.errors import BudgetError, InputError
 from hwprune.files import write_atomic
@@ -49,7 +50,7 @@ def baseline(job: Job, run: RunFolder) -> dict[str, Any]:
     latency: dict[str, Any] | None = None
     if job.measurable:
         engine = job.runtime.open(path, job.target)
-        compare(job.model, engine, job.validation_inputs(PARITY_SAMPLES)).check(job.target.precision)
+        _checked_parity(job, job.model, engine)
         latency = measure_one(path, job.target).latency.to_dict()
     return {
         "accuracy": evaluate_model(job.model, job.data, job.task),
@@ -60,6 +61,13 @@ def baseline(job: Job, run: RunFolder) -> dict[str, Any]:
         "channel_block": channel_block(job.target) if job.measurable else 1,
         "latency": latency,
     }
+
+
+def _checked_parity(job: Job, model: nn.Module, engine: Engine) -> Parity:
+    precision = job.target.precision
+    parity = compare(model, engine, job.validation_inputs(PARITY_SAMPLES), precision=precision)
+    parity.check(precision)
+    return parity
 
 
 def latency_table(job: Job, run: RunFolder) -> dict[str, Any]:
@@ -361,9 +369,7 @@ def artifact(job: Job, run: RunFolder) -> dict[str, Any]:
     record: dict[str, Any] = {"size_bytes": info.size_bytes, "memory_bytes": None, "parity": None}
     if job.measurable:
         engine = job.runtime.open(path, job.target)
-        parity = compare(model, engine, job.validation_inputs(PARITY_SAMPLES))
-        parity.check(job.target.precision)
-        record["parity"] = parity.to_dict()
+        record["parity"] = _checked_parity(job, model, engine).to_dict()
         record["memory_bytes"] = memory_gauge(job).weigh(path)
         record["accuracy"] = evaluate(predictor(engine), job.data, job.task)
         record["accuracy_of"] = "exported engine"

@@ -20,14 +20,32 @@ from hwprune.targets import Target, runtime_for
 
 
 def engine_bytes(model: nn.Module, example: Example, target: Target) -> bytes:
-    """Export a model for a target: ONNX, or what its runtime takes instead.
+    """Export a model for a target: ONNX, or what its runtime takes instead; in 8 bits on made-up inputs.
 
     Raises:
         ModelError: it has no such form.
     """
     if runtime_for(target).model_format == "torch":
         return torch_archive(model, example)
-    return from_onnx(exported_bytes(model, example), target)
+    return from_onnx(_in_precision(exported_bytes(model, example), target), target)
+
+
+def engine_at(path: Path, target: Target) -> bytes | Path:
+    """A file with an engine for a target's runtime; an ``.onnx`` file in the runtime's format.
+
+    Raises:
+        InputError: it is ONNX, and the runtime opens programs of torch; or it cannot be read.
+        ModelError: it cannot be converted.
+    """
+    wanted = runtime_for(target).model_format
+    if path.suffix != ".onnx" or wanted == "onnx":
+        return path
+    if wanted == "torch":
+        raise InputError(
+            f"{path} is ONNX, and target {target.name!r} runs archives of torch.export",
+            hint="give the model itself (--model), an archive (.pt2), or a target whose runtime opens ONNX",
+        )
+    return from_onnx(read_model(path), target)
 
 
 def check_deliverable(target: Target) -> None:

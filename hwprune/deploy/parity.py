@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from hwprune.deploy.engine import Engine, run_engine
-from hwprune.deploy.reference import reference_outputs
+from hwprune.deploy.reference import on_device_of, reference_outputs
 from hwprune.errors import InputError, ParityError
+from hwprune.network.difference import ROUNDINGS, moved
 from hwprune.network.forward import Example, half_types, tensors_in
+from hwprune.network.surgery import copied
 
 RELATIVE_L2 = {"fp32": 1e-4, "fp16": 1e-2}  # fp32 engines show 5e-7; a wrong operator shows 1e-2 and more
+_CHANGES = 3  # of last digits, to find out what rounding may make of an output
+NEAR_ZERO = 8  # last digits of the largest value: an engine's sigmoid is no more exact than that where it is small
 TIE = 1e-5  # a top-1 margin below this part of the logits' norm is left to rounding
 
 
@@ -31,6 +38,8 @@ class Parity:
         samples: inputs compared.
         relative_l2: the largest error norm of any sample over the root mean square norm of the
             reference samples: one bad sample is not diluted by many good ones.
+        relative_l2_of_part: the largest error norm in any slice along a dimension (but that of the samples), less what
+            rounding may make of it, over the norm of the slice in the same batch: what is small beside the rest counts.
         cosine: of all outputs, each taken as one vector.
         max_abs_over_std: largest absolute error over the standard deviation of the reference.
         top1_agreement: fraction of samples with the same largest logit, for a model whose only output is
@@ -40,6 +49,7 @@ class Parity:
 
     samples: int
     relative_l2: float
+    relative_l2_of_part: float
     cosine: float
     max_abs_over_std: float
     top1_agreement: float | None
@@ -62,6 +72,12 @@ class Parity:
                 f"the engine's outputs differ from the model's by {self.relative_l2:.3g} (relative L2 of the worst "
                 f"of {self.samples} samples); {precision} allows {limit:g}",
                 hint="the export is wrong for this model: compare its operators one by one",
+            )
+        if not self.relative_l2_of_part <= limit:
+            raise ParityError(
+                f"a part of the engine's outputs differs from the model's by {self.relative_l2_of_part:.3g} of its own "
+                f"norm, though the whole does not; {precision} allows {limit:g}",
+                hint="compare the outputs channel by channel: the export of what makes the small ones is wrong",
             )
         if precision == "fp32" and self.top1_agreement is not None and self.top1_agreement < 1:
             raise ParityError(
@@ -120,7 +136,7 @@ class _Output:
         return _over(self.worst_value, math.sqrt(max(variance, 0.0)))
 
 
-def compare(model: nn.Module, engine: Engine, batches: Iterable[Example]) -> Parity:
+def compare(model: nn.Module, engine: Engine, batches: Iterable[Example], *, precision: str = "fp32") -> Parity:
     """Run model and engine on the same inputs.
 
     Args:
@@ -129,6 +145,7 @@ def compare(model: nn.Module, engine: Engine, batches: Iterable[Example]) -> Par
         batches: the inputs of ``forward`` (no labels): a tensor, or for a model with several inputs a tuple of
             tensors or a dictionary of them by name; any batch. Real inputs: noise does not reach what a trained
             network reacts to.
+        precision: that the engine computes in; its rounding is not held against a part of an output.
 
     Raises:
         InputError: no batch was given, or the engine cannot take it.
@@ -138,6 +155,7 @@ def compare(model: nn.Module, engine: Engine, batches: Iterable[Example]) -> Par
     """
     outputs: list[_Output] = []
     samples = agreed = ties = 0
+    part = 0.0
     for batch in batches:
         reference, found = reference_outputs(model, batch), run_engine(engine, batch)
         if len(reference) != len(found):
@@ -149,6 +167,7 @@ def compare(model: nn.Module, engine: Engine, batches: Iterable[Example]) -> Par
         samples += size
         for output, r, e in zip(outputs, reference, found, strict=True):
             output.add(r, e, size)
+        part = _greater(part, _worst_part(reference, found, _Movement(model, batch, precision), size))
         same, tied = _top1(reference, found)
         agreed, ties = agreed + same, ties + tied
     if not samples:
@@ -161,11 +180,54 @@ def compare(model: nn.Module, engine: Engine, batches: Iterable[Example]) -> Par
     return Parity(
         samples=samples,
         relative_l2=max((output.relative_l2 for output in outputs), key=_nan_last),
+        relative_l2_of_part=part,
         cosine=min(output.cosine for output in outputs),
         max_abs_over_std=max((output.max_abs_over_std for output in outputs), key=_nan_last),
         top1_agreement=agreed / (samples - ties) if classified else None,
         ties=ties,
     )
+
+
+class _Movement:
+    """What rounding may make of outputs: how far they move when last digits change, found out when it is asked for."""
+
+    def __init__(self, model: nn.Module, batch: Example, precision: str) -> None:
+        self._model, self._batch = model, batch
+        self.digit = torch.finfo(torch.float16 if precision == "fp16" else torch.float32).eps
+
+    @cached_property
+    def outputs(self) -> list[Sequence[Tensor]]:
+        changes = moved(copied(self._model), on_device_of(self._model, self._batch), reference_outputs)
+        return list(itertools.islice(changes, _CHANGES))
+
+    def allowed(self, output: int, reference: Tensor, dim: int) -> Tensor:
+        """Norm of every slice along a dimension of an output."""
+        coarser = self.digit / torch.finfo(reference.dtype).eps
+        ways = [_norms(one[output].double() - reference.double(), dim) for one in self.outputs]
+        return ROUNDINGS * max(coarser, 1.0) * torch.stack(ways).amax(0)
+
+
+def _worst_part(reference: Sequence[Tensor], found: Sequence[Tensor], movement: _Movement, samples: int) -> float:
+    """Of every slice along every dimension but that of the samples, the error less rounding, over the norm."""
+    worst = 0.0
+    for number, (r, e) in enumerate(zip(reference, found, strict=True)):
+        if not r.is_floating_point() or not r.numel():
+            continue
+        first = 1 if r.shape[:1] == (samples,) else 0
+        near_zero = NEAR_ZERO * movement.digit * float(r.double().abs().max())
+        for dim in range(first, r.dim()):
+            norms, errors = _norms(r.double(), dim), _norms(e.double() - r.double(), dim)
+            errors = errors - near_zero * math.sqrt(r.numel() / r.shape[dim])
+            if (errors > RELATIVE_L2["fp32"] * norms).any():
+                errors = errors - movement.allowed(number, r, dim)
+            wrong = errors > 0
+            worst = max([worst, *(errors[wrong] / norms[wrong]).tolist()])
+    return worst
+
+
+def _norms(tensor: Tensor, dim: int) -> Tensor:
+    norms: Tensor = torch.linalg.vector_norm(tensor.transpose(0, dim).reshape(tensor.shape[dim], -1), dim=1)
+    return norms
 
 
 def _top1(reference: tuple[Tensor, ...], found: tuple[Tensor, ...]) -> tuple[int, int]:

@@ -81,8 +81,8 @@ def write_bundle(
         raise InputError(f"cannot read {engine}: {error.strerror or error}", hint="give the exported model") from error
     runtime = runtime_for(target)
     opened, name = runtime.open(content, target), _FILE[runtime.model_format]
-    parity = compare(model, opened, [example])
     precision = held_to(model, target.precision)
+    parity = compare(model, opened, [example], precision=precision)
     parity.check(precision)
     golden, ports = _golden(opened, model, _first_batch(opened, example), RELATIVE_L2[precision])
     document = {

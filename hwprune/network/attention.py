@@ -44,8 +44,9 @@ class ResizableAttention(nn.MultiheadAttention):
     @property
     def head_dim(self) -> int:
         """The size of a query's head."""
-        rows = len(self.q_proj_weight) if self.in_proj_weight is None else len(self.in_proj_weight) // 3
-        return rows // self.num_heads
+        stacked = self.in_proj_weight is not None
+        rows = len(self.in_proj_weight) // 3 if stacked else len(self.q_proj_weight)
+        return int(rows // self.num_heads)
 
     def forward(
         self,

@@ -33,15 +33,6 @@ def undisturbed(model: nn.Module, *, seed: int = 0) -> Iterator[None]:
                 module.training = training
 
 
-def training_branches(model: nn.Module) -> None:
-    """Set modules that contain others to training mode, unless they have buffers; layers stay in evaluation mode.
-
-    So ``if self.training`` is answered as in training, but norms keep their statistics and nothing is dropped.
-    """
-    for module in model.modules():
-        module.training = next(module.children(), None) is not None and not module._buffers
-
-
 def tensors_in(example: Example) -> tuple[torch.Tensor, ...]:
     """The tensors of an example input, in order.
 

@@ -139,7 +139,20 @@ def group_channels(labels: Labels, activations: Iterable[Ids]) -> Grouping:
     group_of_root = np.full(labels.size, -1, dtype=np.int64)
     for index, (_, _, ids) in enumerate(found):
         group_of_root[root[ids]] = index
-    return Grouping(uniquely_named([group for _, group, _ in found]), group_of_root[root])
+    grouping = Grouping(uniquely_named([group for _, group, _ in found]), group_of_root[root])
+    return _never_alone(grouping, labels.squeezed)
+
+
+def _never_alone(grouping: Grouping, squeezed: Iterable[Ids]) -> Grouping:
+    """Leave two channels of every group that a dimension consists of which would be squeezed away with one."""
+    groups = list(grouping.groups)
+    for ids in squeezed:
+        found = np.unique(grouping.group_of[ids])
+        if len(found) == 1 and found[0] >= 0 and groups[found[0]].channels == ids.size:
+            group = groups[found[0]]
+            why = "its two channels have to stay, for a single one is squeezed away" if ids.size == 2 else None
+            groups[found[0]] = replace(group, least=2, frozen=group.frozen or why)
+    return replace(grouping, groups=tuple(groups))
 
 
 def _reasons(labels: Labels, root: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -58,6 +58,7 @@ class Labels:
         claims: module in which an operator was told a size, the size, and the ids of that dimension.
         told: module, ids of the unequal parts that it takes a dimension apart into, and why they are frozen if it turns
             out that none of its attributes holds their sizes.
+        squeezed: ids of dimensions that would be squeezed away if one channel were left.
         splits: index of a call that splits a dimension either part of which could carry its channels → their ids.
         multiplied: ids of all dimensions of two activations that are multiplied as matrices.
 
@@ -74,6 +75,7 @@ class Labels:
         self.roles: dict[int, Role] = {}
         self.norms: list[str] = []
         self.written: list[tuple[str, str, Ids, str]] = []
+        self.squeezed: list[Ids] = []
         self.splits: dict[int, Ids] = {}
         self.multiplied: list[Ids] = []
         self.claims: list[tuple[str, int, Ids]] = []

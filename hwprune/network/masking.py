@@ -147,8 +147,9 @@ class Masks:
         found = _cuttable(self._network, group)
         alive = self._alive[group].clone()
         alive[_checked(found, list(channels))] = False
-        if not alive.any():
-            raise InputError(f"no channel of group {group} would be left", hint="keep at least one")
+        if alive.sum() < found.least:
+            left = "no channel" if not alive.any() else "a single channel, which forward squeezes away,"
+            raise InputError(f"{left} of group {group} would be left", hint=f"keep at least {found.least}")
         self._alive[group] = alive
         tensors = _named(self._model)
         for name in {member.tensor for member in found.tensors} & self._cuts.keys():

@@ -49,6 +49,7 @@ class ChannelGroup:
         channels: how many there are in the dense network.
         members: every tensor dimension that shrinks with the group.
         frozen: why the group cannot be cut; None if it can.
+        least: how many channels have to stay: 2 where a dimension of size 1 would be squeezed away, else 1.
         rescaled: what is multiplied by the square root of the share of channels that stay: of a size of heads whose
             square root the model divides by, the weights and biases that make the queries.
     """
@@ -57,6 +58,7 @@ class ChannelGroup:
     channels: int
     members: tuple[Member, ...]
     frozen: str | None = None
+    least: int = 1
     rescaled: tuple[Member, ...] = ()
 
     @property
@@ -205,8 +207,9 @@ class Network:
         return sum(layer.macs_at(widths) for layer in self.layers)
 
     def removable(self, names: Iterable[str]) -> tuple[int, int]:
-        """Parameters and multiply-accumulates that go when these cuttable groups are cut to one channel each."""
-        return self.saved_by({**self.dense_widths, **dict.fromkeys(names, 1)})
+        """Parameters and multiply-accumulates that go when these cuttable groups are cut as far as they can be."""
+        wanted = set(names)
+        return self.saved_by({**self.dense_widths, **{g.name: g.least for g in self.groups if g.name in wanted}})
 
     def saved_by(self, widths: Mapping[str, int]) -> tuple[int, int]:
         """Parameters and multiply-accumulates that go at these widths (cuttable group → channels kept)."""

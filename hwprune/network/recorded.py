@@ -105,7 +105,7 @@ class Recording:
         idle: indices of calls on one tensor, whatever its size, of which nothing reaches the outputs, such as the mean
             of attention weights that nobody asked for.
         given: module path → the tensors that it was called with, of all its calls.
-        trains_otherwise: modules run something else in training (:func:`~.forward.training_branches`).
+        trained: paths of the modules that, in training mode, make it run something else (:mod:`~.branches`).
         branches: another recording, of that, if parameters are not read otherwise.
         norms: path of a module that may be a norm that is written out (it makes a tensor of the same shape, and has
             nothing but parameters of one dimension and one size) → the first of these parameters.
@@ -118,7 +118,7 @@ class Recording:
     idle: frozenset[int] = frozenset()
     sizes: dict[str, dict[str, int]] = field(default_factory=dict)
     given: dict[str, list[Ref]] = field(default_factory=dict)
-    trains_otherwise: bool = False
+    trained: frozenset[str] = frozenset()
     branches: Recording | None = None
     norms: dict[str, str] = field(default_factory=dict)
     returned: list[Return] = field(default_factory=list)

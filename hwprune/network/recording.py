@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Set
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils.weak import WeakIdKeyDictionary
 
 from hwprune.errors import ModelError
+from hwprune.network.branches import candidates, training
 from hwprune.network.deadline import Deadline
 from hwprune.network.forward import (
     Example,
@@ -24,7 +25,6 @@ from hwprune.network.forward import (
     shapes_of,
     tensors_in,
     tensors_of,
-    training_branches,
     undisturbed,
 )
 from hwprune.network.recorded import Call, Recording, Ref, Return, Source, Value, idle, unread
@@ -173,14 +173,14 @@ def _by_name(schema: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict
     return arguments
 
 
-def record(model: nn.Module, example: Example, deadline: Deadline, *, branches: bool = False) -> Recording:
+def record(model: nn.Module, example: Example, deadline: Deadline, *, trained: Set[str] = frozenset()) -> Recording:
     """Run the model once, in evaluation mode, and write down every operator.
 
     Args:
         model: not modified, but for what its own forward does to it.
         example: the arguments of ``forward``, batch first: a tensor, a tuple, or a dictionary by name.
         deadline: when to give up.
-        branches: run what modules run in training only, such as auxiliary heads (:func:`training_branches`).
+        trained: paths of modules that run what they run in training (:func:`~hwprune.network.branches.training`).
 
     Returns:
         The recording.
@@ -192,18 +192,18 @@ def record(model: nn.Module, example: Example, deadline: Deadline, *, branches: 
     recorder = _Recorder(model, deadline)
     for argument in tensors_in(arguments):
         recorder.add(argument, "input")
-    with ExitStack() as hooks, undisturbed(model):
+    with undisturbed(model), ExitStack() as hooks:
         for path, module in model.named_modules():
             builtin = type(module).__module__.startswith("torch.nn.") and next(module.children(), None) is None
             own = dict(module.named_parameters())
             if not builtin and [len(shape) for shape in {one.shape for one in own.values()}] == [1]:
                 recorder.recording.norms[path] = f"{path}.{next(iter(own))}".lstrip(".")
             enter = module.register_forward_pre_hook(_entering(recorder, path, builtin), prepend=True, with_kwargs=True)
-            leave = module.register_forward_hook(_leaving(recorder, path))
+            leave = module.register_forward_hook(_leaving(recorder, path), with_kwargs=True)
             hooks.callback(enter.remove)
             hooks.callback(leave.remove)
-        if branches:
-            training_branches(model)
+        if trained:
+            hooks.enter_context(training(model, trained))
         try:
             with recorder, _Whole(recorder):
                 output = call(model, arguments)
@@ -228,12 +228,16 @@ def record_all(model: nn.Module, example: Example, deadline: Deadline) -> Record
         ModelError: forward fails in evaluation mode, or time is up.
     """
     recording = record(model, example, deadline)
-    with suppress(ModelError):  # in training, it may want targets as well
-        training = record(model, example, deadline, branches=True)
-        runs = [[(one.target, one.module) for one in made.calls] for made in (recording, training)]
-        recording.trains_otherwise = runs[0] != runs[1]
+    for paths in candidates(model):
+        try:
+            other = record(model, example, deadline, trained=paths)
+        except ModelError:  # in training, it may want targets as well
+            continue
+        runs = [[(one.target, one.module) for one in made.calls] for made in (recording, other)]
+        recording.trained = paths if runs[0] != runs[1] else frozenset()
         if unread(recording):
-            recording.branches = training
+            recording.branches = other
+        break
     return recording
 
 
@@ -273,7 +277,7 @@ def _entering(recorder: _Recorder, path: str, builtin: bool) -> Any:
 
 
 def _leaving(recorder: _Recorder, path: str) -> Any:
-    def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+    def hook(module: nn.Module, inputs: Any, named: Any, output: Any) -> None:
         recorder.stack.pop()
         several = output if type(output) in (tuple, list) else (output,)
         outputs = len(several) if several and isinstance(several[0], torch.Tensor) else 0
@@ -281,7 +285,8 @@ def _leaving(recorder: _Recorder, path: str) -> Any:
             outputs = 0  # a tuple of one has no number
         first = recorder.ref(several[0]) if outputs else Ref(-1)
         recorder.recording.returned.append(Return(path, outputs, first))
-        shapes = [leaf.shape for leaf in _pytree.tree_leaves((inputs, output)) if isinstance(leaf, torch.Tensor)]
+        leaves = _pytree.tree_leaves((inputs, named, output))
+        shapes = [leaf.shape for leaf in leaves if isinstance(leaf, torch.Tensor)]
         if len(shapes) != 2 or shapes[0] != shapes[1]:
             recorder.recording.norms.pop(path, None)
 

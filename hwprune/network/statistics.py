@@ -6,11 +6,12 @@ So while a masked network runs, its layer norms see the kept channels alone and 
 
 Layer norms of torch are known by their weight, wherever they are called. A norm that is written out is a module; it
 runs on the kept channels, with the kept part of its parameters. Both also hold where a part of the network is computed
-again in the backward pass, outside of its forward.
+again in the backward pass, outside of its forward; there, a norm of torch is known only if its module is called.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from operator import attrgetter
@@ -20,6 +21,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree, checkpoint
+
+from hwprune.errors import ModelError
 
 Kept = dict[str, torch.Tensor]
 
@@ -56,7 +60,8 @@ class KeptStatistics:
 
     def enter(self, model: nn.Module, inputs: Any) -> None:
         """Before forward."""
-        mode = _OverKept({id(attrgetter(name)(model)): positions for name, positions in self.kept.items()})
+        kept = {id(attrgetter(name)(model)): positions for name, positions in self.kept.items()}
+        mode = _OverKept(kept, lasting=not torch.is_grad_enabled())
         self._running.append(mode)
         mode.__enter__()  # type: ignore[no-untyped-call]
 
@@ -78,7 +83,9 @@ def detach(model: nn.Module) -> None:
             model._forward_hooks_always_called.pop(key, None)
 
 
-def _by_weight(forward: Callable[..., Any], kept: Kept, module: nn.Module, name: str, *args: Any, **named: Any) -> Any:
+def _by_weight(
+    forward: Callable[..., Any], kept: Kept, module: nn.Module, name: str, /, *args: Any, **named: Any
+) -> Any:
     """A module that holds the weight of a layer norm."""
     if name not in kept:
         return forward(*args, **named)
@@ -92,19 +99,21 @@ def _written(
     module: nn.Module,
     name: str,
     dim: int,
-    source: torch.Tensor,
+    /,
     *args: Any,
     **named: Any,
 ) -> Any:
     """What a norm that is written out makes of some of its channels; zeros elsewhere."""
     if name not in kept:
-        return forward(source, *args, **named)
+        return forward(*args, **named)
+    (source,) = (one for one in _pytree.tree_leaves((args, named)) if isinstance(one, torch.Tensor))  # as it was traced
     places = kept[name].to(source.device)
+    args, named = _pytree.tree_map_only(torch.Tensor, lambda one: one.index_select(dim, places), (args, named))
     whole = [(part, dict(part._parameters)) for part in module.modules()]
     try:
         for part, parameters in whole:
             part._parameters |= {key: one[places] for key, one in parameters.items() if one is not None}  # type: ignore
-        inside: torch.Tensor = forward(source.index_select(dim, places), *args, **named)
+        inside: torch.Tensor = forward(*args, **named)
     finally:
         for part, parameters in whole:
             part._parameters.update(parameters)
@@ -112,9 +121,9 @@ def _written(
 
 
 class _OverKept(TorchFunctionMode):
-    def __init__(self, kept: Mapping[int, torch.Tensor]) -> None:
+    def __init__(self, kept: Mapping[int, torch.Tensor], *, lasting: bool = True) -> None:
         super().__init__()
-        self._kept = kept
+        self._kept, self._lasting = kept, lasting
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -123,6 +132,12 @@ class _OverKept(TorchFunctionMode):
         places = self._kept.get(id(given.get("weight")))
         if func not in _ARGUMENTS or places is None or given.get("num_groups", 1) > 1:
             return func(*args, **(kwargs or {}))
+        if not self._lasting and _is_computed_again():
+            raise ModelError(
+                "a layer norm of a masked network runs inside torch.utils.checkpoint, but outside of the module that "
+                "has its weight: computed again in the backward pass, it would not know which channels are kept",
+                hint="let forward call the norm's module, or do not checkpoint this part of the network",
+            )
         source, dim = given["input"], 1 if "num_groups" in given else -1
         places = places.to(source.device)
         part = {**given, "input": source.index_select(dim, places)}
@@ -131,6 +146,14 @@ class _OverKept(TorchFunctionMode):
             part["normalized_shape"] = [len(places)]
         inside = func(**part)
         return torch.zeros_like(source, dtype=inside.dtype).index_copy(dim, places, inside)
+
+
+def _is_computed_again() -> bool:
+    """Whether this runs inside a checkpoint, of either kind."""
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_code.co_filename != checkpoint.__file__:
+        frame = frame.f_back
+    return frame is not None
 
 
 _LAYER = ("input", "normalized_shape", "weight", "bias", "eps", "cudnn_enable")

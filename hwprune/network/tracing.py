@@ -57,7 +57,7 @@ def trace(
     working = copied(model)
     make_resizable(working)
     recording = record_all(working, example, deadline)
-    found, trial = Reading(recording), Trial(model, example, deadline, branches=recording.trains_otherwise)
+    found, trial = Reading(recording), Trial(model, example, deadline, trained=recording.trained)
     network, readings = found.network(model), [found]
     if verify:
         found = best(found, trial)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, partial
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from functools import cache, cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,9 @@ from torch import nn
 
 from hwprune.errors import SurgeryError
 from hwprune.network.attention import make_resizable
+from hwprune.network.branches import is_repeatable, training_outputs
 from hwprune.network.deadline import Deadline
+from hwprune.network.difference import Run
 from hwprune.network.forward import (
     Example,
     call,
@@ -22,8 +24,6 @@ from hwprune.network.forward import (
     mapped,
     outputs_of,
     random_like,
-    tensors_of,
-    training_branches,
     undisturbed,
 )
 from hwprune.network.masking import masked
@@ -32,6 +32,7 @@ from hwprune.network.surgery import copied, cut, resize
 from hwprune.network.verification import check_shapes, compare_outputs, forward_failed, tolerance_for
 
 _ANSWERS = 0.01  # relative change of the output between two inputs that is enough to see errors
+_NOTHING = 0.01  # what is no larger may hide what it is multiplied with
 
 
 class Trial:
@@ -41,11 +42,13 @@ class Trial:
         model: left as it is.
         example: its input.
         deadline: when to give up.
-        branches: whether what modules run in training has to keep working, too.
+        trained: paths of modules of which what they run in training has to survive, too.
     """
 
-    def __init__(self, model: nn.Module, example: Example, deadline: Deadline, *, branches: bool = False) -> None:
-        self.model, self.example, self.deadline, self.branches = model, example, deadline, branches
+    def __init__(
+        self, model: nn.Module, example: Example, deadline: Deadline, *, trained: Set[str] = frozenset()
+    ) -> None:
+        self.model, self.example, self.deadline, self.trained = model, example, deadline, trained
         self._needed: dict[str, bool] = {}  # kind of attribute → whether another value changes any shape
 
     def needless(self, network: Network) -> set[str]:
@@ -94,7 +97,7 @@ class Trial:
             ModelError: time is up.
         """
         model = self._lively if sound is None else self._sharp
-        return _search(network, lambda chosen: _difference(model, network, chosen, self.example), self.deadline, sound)
+        return _search(network, lambda chosen: self._difference(model, network, chosen), self.deadline, sound)
 
     def removable(self, network: Network) -> tuple[Block, ...]:
         """The blocks without which the network runs, and answers like itself with these switched off.
@@ -122,7 +125,7 @@ class Trial:
     def _runs_without(self, network: Network, blocks: Sequence[Block]) -> bool:
         gone = {name: list[int]() for block in blocks for name in block.groups}
         others = [group for group in network.cuttable if group.name not in gone]
-        return _difference(self._lively, network, others, self.example, gone) is None
+        return self._difference(self._lively, network, others, gone) is None
 
     @cached_property
     def _shaped(self) -> tuple[nn.Module, list[torch.Size] | Exception]:
@@ -134,10 +137,8 @@ class Trial:
         try:
             given = mapped(lambda tensor: tensor.clone() if values else tensor.to("meta"), self.example)
             outputs = outputs_of(shaped, given)
-            if self.branches:
-                with undisturbed(shaped):
-                    training_branches(shaped)
-                    outputs += tensors_of(call(shaped, given))
+            if self.trained:
+                outputs += training_outputs(shaped, given, self.trained)
             return [tensor.shape for tensor in outputs]
         except Exception as error:
             return error
@@ -157,6 +158,32 @@ class Trial:
             return error.message
         return None
 
+    def _difference(
+        self,
+        model: nn.Module,
+        network: Network,
+        groups: Sequence[ChannelGroup],
+        more: Mapping[str, list[int]] | None = None,
+    ) -> str | None:
+        """Why these groups cannot be cut together, and to what ``more`` says; None if they can."""
+        tolerance = tolerance_for(model)
+        try:
+            for draw, given in zip(_draws(network, groups), (self.example, random_like(self.example)), strict=True):
+                kept = {**draw, **(more or {})}
+                reference, smaller = cache(partial(masked, model, network, kept)), cut(model, network.cuts(kept))
+                for run in self._runs:
+                    compare_outputs(reference, smaller, given, tolerance=tolerance, run=run)
+        except SurgeryError as error:
+            return error.message
+        return None
+
+    @cached_property
+    def _runs(self) -> list[Run]:
+        """What is compared: outputs, and those in training, where they are the same every time."""
+        if not (self.trained and is_repeatable(self._lively, self.example, self.trained)):
+            return [outputs_of]
+        return [outputs_of, partial(training_outputs, paths=self.trained)]
+
     @cached_property
     def _lively(self) -> nn.Module:  # one copy for all readings
         return lively(self.model, self.example)
@@ -164,7 +191,7 @@ class Trial:
     @cached_property
     def _sharp(self) -> nn.Module:
         sharp = copied(self.model)
-        _disturb(sharp, everything=True)
+        _disturb(sharp.parameters(), everything=True)
         _adapt_statistics(sharp, self.example)
         return sharp if _response(sharp, self.example) > _ANSWERS else self._lively
 
@@ -226,24 +253,6 @@ def without_values(model: nn.Module) -> nn.Module:
     return copied(model, memo)
 
 
-def _difference(
-    model: nn.Module,
-    network: Network,
-    groups: Sequence[ChannelGroup],
-    example: Example,
-    more: Mapping[str, list[int]] | None = None,
-) -> str | None:
-    """Why these groups cannot be cut together, and to what ``more`` says; None if they can."""
-    try:
-        for draw, given in zip(_draws(network, groups), (example, random_like(example)), strict=True):
-            kept = {**draw, **(more or {})}
-            reference, smaller = partial(masked, model, network, kept), cut(model, network.cuts(kept))
-            compare_outputs(reference, smaller, given, tolerance=tolerance_for(model))
-    except SurgeryError as error:
-        return error.message
-    return None
-
-
 def _in_words(failure: str) -> str:
     return re.sub(r"[\d.e+-]+", "#", failure)
 
@@ -263,7 +272,7 @@ def _draws(network: Network, groups: Sequence[ChannelGroup]) -> list[dict[str, l
     random, alike = np.random.default_rng(0), Counter[int]()
     counts: dict[str, tuple[int, int]] = {}
     for group in network.groups:
-        single = [1] if group.channels < 8 else []
+        single = [group.least] if group.channels < 8 else []
         odd, few = single + list(range(3, group.channels, 2)), list(range(2, group.channels)) + single
         turn, place = divmod(alike[group.channels] + len(odd) // 2, len(odd))
         counts[group.name] = odd[place], few[turn % len(few)]
@@ -278,9 +287,11 @@ def lively(model: nn.Module, example: Example) -> nn.Module:
     """A copy in which a wrong cut shows.
 
     Freshly initialised networks hide errors: a normalisation that starts at zero multiplies whatever is wrong by zero
-    (a layer scale by a millionth), channels with equal parameters can be exchanged unnoticed, and signals may die out
-    long before the output. So parameters that are all equal, or next to nothing, get random values, and batch norms the
-    statistics of the example; if the output then still hardly depends on the input, all parameters become random.
+    (a layer scale by a millionth, a gate that is a buffer until a schedule opens it), channels with equal parameters
+    can be exchanged unnoticed, and signals may die out long before the output. So parameters that are all equal, or
+    next to nothing, get random values, buffers that are next to nothing as well, and batch norms the statistics of the
+    example; if the output then still hardly depends on the input, all parameters become random. Buffers stay as they
+    are in a model that does not run otherwise.
 
     Returns:
         The first of these copies whose output answers to its input, else the one that does so most.
@@ -288,7 +299,8 @@ def lively(model: nn.Module, example: Example) -> nn.Module:
     best, most = model, -1.0
     for everything in (False, True):
         candidate = copied(model)
-        _disturb(candidate, everything)
+        _disturb(candidate.parameters(), everything)
+        _open_gates(candidate, example)
         _adapt_statistics(candidate, example)
         response = _response(candidate, example)
         if response > _ANSWERS:
@@ -298,10 +310,32 @@ def lively(model: nn.Module, example: Example) -> nn.Module:
     return best
 
 
+def _open_gates(model: nn.Module, example: Example) -> None:
+    """Disturb buffers that are next to nothing, if the model still runs then."""
+    gates = [
+        buffer
+        for module in model.modules()
+        if not isinstance(module, nn.modules.batchnorm._NormBase)
+        for buffer in module.buffers(recurse=False)
+        if buffer.is_floating_point() and buffer.layout is torch.strided and buffer.numel()
+        if buffer.abs().max() <= _NOTHING
+    ]
+    held = [buffer.clone() for buffer in gates]
+    _disturb(gates, False)
+    try:
+        runs = not gates or all(tensor.isfinite().all() for tensor in outputs_of(model, example))
+    except Exception:  # whatever a forward may raise when it looks at them
+        runs = False
+    for buffer, values in zip(gates, held, strict=True) if not runs else ():
+        buffer.copy_(values)
+
+
 def _response(model: nn.Module, example: Example) -> float:
     """How much the outputs differ between two inputs, relative to the largest; -1 if they overflow."""
     worst = 0.0
     for one, other in zip(outputs_of(model, example), outputs_of(model, random_like(example)), strict=True):
+        if one.is_complex() and other.is_complex():
+            one, other = torch.view_as_real(one), torch.view_as_real(other)
         if not one.is_floating_point() or one.shape != other.shape or not one.numel():
             continue
         if not (one.isfinite().all() and other.isfinite().all()):
@@ -333,15 +367,15 @@ def _adapt_statistics(model: nn.Module, example: Example) -> None:
             norm.load_state_dict(buffers, strict=False)
 
 
-def _disturb(model: nn.Module, everything: bool) -> None:
-    """Random values for parameters that are all equal or next to nothing, neither too small nor too large to matter."""
+def _disturb(tensors: Iterable[torch.Tensor], everything: bool) -> None:
+    """Random values for those that are all equal or next to nothing, neither too small nor too large to matter."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for parameter in model.parameters():
+        for parameter in tensors:
             if not parameter.is_floating_point() or not parameter.numel():
                 continue
             first = parameter.flatten()[0]
-            if not everything and (parameter != first).any() and parameter.abs().max() > 0.01:
+            if not everything and (parameter != first).any() and parameter.abs().max() > _NOTHING:
                 continue
             noise = torch.rand(parameter.shape, generator=generator).to(parameter)  # from 0 to 1
             if parameter.dim() < 2 or (first and (parameter == first).all() and not everything):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ import torch
 from torch import nn
 
 from hwprune.errors import SurgeryError
+from hwprune.network.branches import comparable, training_outputs
+from hwprune.network.difference import Run, moved, relative_error, unlike_part
 from hwprune.network.forward import Example, outputs_of, random_like, what_failed
 from hwprune.network.masking import masked
 from hwprune.network.network import Network
@@ -46,6 +49,8 @@ def verify_cut(
 ) -> CutReport:
     """Check shapes, parameter count, and outputs against the masked original.
 
+    What modules return in training only is compared as well, where it is the same every time.
+
     Args:
         original: the dense network; not modified.
         smaller: ``cut(original, network.cuts(kept))``; not modified.
@@ -67,9 +72,10 @@ def verify_cut(
     if count != expected:
         raise SurgeryError(f"the smaller network has {count} parameters, not {expected}")
     reference = functools.cache(lambda: masked(original, network, kept))
-    error = 0.0
-    for inputs in (example, random_like(example)):
-        error = max(error, compare_outputs(reference, smaller, inputs, tolerance=tolerance))
+    trained, error = comparable(original, example), 0.0
+    runs: list[Run] = [outputs_of, *([] if trained is None else [functools.partial(training_outputs, paths=trained)])]
+    for inputs, run in itertools.product((example, random_like(example)), runs):
+        error = max(error, compare_outputs(reference, smaller, inputs, tolerance=tolerance, run=run))
     return CutReport(error, count, expected)
 
 
@@ -83,33 +89,42 @@ def tolerance_for(model: nn.Module) -> float:
 
 
 def compare_outputs(
-    reference: Callable[[], nn.Module], smaller: nn.Module, example: Example, *, tolerance: float
+    reference: Callable[[], nn.Module],
+    smaller: nn.Module,
+    example: Example,
+    *,
+    tolerance: float,
+    run: Run = outputs_of,
 ) -> float:
-    """The largest relative difference between the outputs of two networks.
+    """The largest difference between the outputs of two networks, relative to the largest value of an output.
 
-    ``reference`` is called only if the smaller network runs at all.
+    Every slice of an output along every dimension is also held against its own largest value, but for what rounding
+    may make of it. ``reference`` is called only if the smaller network runs at all.
 
     Raises:
         SurgeryError: forward of either fails, shapes differ, or the difference is too large.
     """
     try:
-        actual = outputs_of(smaller, example)
+        actual = run(smaller, example)
     except Exception as error:
         raise forward_failed(smaller, error) from error
     original = reference()
     try:
-        wanted = outputs_of(original, example)
+        wanted = run(original, example)
     except Exception as error:
         why = what_failed(original, error)
         raise SurgeryError(f"forward of the original with those channels switched off fails: {why}") from error
     check_shapes([tensor.shape for tensor in actual], [tensor.shape for tensor in wanted])
-    worst = 0.0
-    for one, other in zip(actual, wanted, strict=True):
-        worst = max(worst, _relative_error(one, other))
-    if worst > tolerance:
+    worst = max(relative_error(one, other) for one, other in zip(actual, wanted, strict=True))
+    part = (
+        (worst, "")
+        if worst > tolerance
+        else unlike_part(actual, wanted, lambda: moved(original, example, run), tolerance)
+    )
+    if part is not None:
         raise SurgeryError(
             f"the smaller network differs from the original with those channels switched off "
-            f"(relative error {worst:.2g}, allowed {tolerance:.2g})"
+            f"(relative error {part[0]:.2g}{part[1]}, allowed {tolerance:.2g})"
         )
     return worst
 
@@ -128,19 +143,6 @@ def check_shapes(found: Sequence[torch.Size], wanted: Sequence[torch.Size]) -> N
     if list(found) != list(wanted):
         shapes = [tuple(shape) for shape in found], [tuple(shape) for shape in wanted]
         raise SurgeryError(f"the smaller network returns shapes {shapes[0]}, the original {shapes[1]}")
-
-
-def _relative_error(actual: torch.Tensor, wanted: torch.Tensor) -> float:
-    if not wanted.is_floating_point():
-        return 0.0 if torch.equal(actual, wanted) else math.inf
-    if not wanted.numel():
-        return 0.0
-    if not (torch.isfinite(actual) == torch.isfinite(wanted)).all():
-        return math.inf
-    known = torch.isfinite(wanted)
-    scale = wanted[known].abs().max().item() if known.any() else 0.0
-    difference = (actual.double() - wanted.double())[known].abs().max().item() if known.any() else 0.0
-    return difference / scale if scale else (math.inf if difference else 0.0)
 
 
 def _check_sizes(original: nn.Module, smaller: nn.Module, cuts: Mapping[str, Mapping[int, Sequence[int]]]) -> int:

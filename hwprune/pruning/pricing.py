@@ -147,7 +147,10 @@ def price(
             hint="only channels that no output, fixed size or unknown operator depends on can be cut",
         )
     step = table.channel_step if table is not None else step
-    allowed = {g.name: allowed_widths(g.channels, group_step(step, g.positions)) for g in network.cuttable}
+    allowed = {
+        g.name: tuple(w for w in allowed_widths(g.channels, group_step(step, g.positions)) if w >= g.least)
+        for g in network.cuttable
+    }
     target = target or Target(name="any")
     costs: list[Cost] = []
     for one in (metric, *(caps or {})):

@@ -169,6 +169,7 @@ BAD = {
     "verify a run": ("verify finished", "did you mean finished/bundle?"),
     "verify nothing": ("verify nowhere", "no bundle in nowhere"),
     "bench nothing": ("bench nowhere.onnx", "does not exist"),
+    "bench ONNX in torch": ("bench finished/model.onnx --target local-torch", "give the model itself (--model)"),
     "bench no engine": ("bench models.py", "cannot open the model"),
     "bench without a subject": ("bench", "bench measures one thing"),
     "bench two things": (f"bench finished/bundle {MODEL}", "bench measures one thing"),

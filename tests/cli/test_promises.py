@@ -42,6 +42,7 @@ JSON = {
     "bench": ("bench finished/bundle", {"latency_ms"}),
     "bench engine": ("bench finished/model.onnx", {"latency_ms"}),
     "bench model": (f"bench {MODEL} --batch 2", {"latency_ms"}),
+    "bench model in int8": (f"bench {MODEL} --precision int8", {"latency_ms"}),
     "verify": ("verify finished/bundle", {"ok", "checks", "latency_ms"}),
     "solve": ("solve problem.json", SOLVED),
     "solve by halp": ("solve problem.json --method halp", SOLVED),

@@ -164,3 +164,29 @@ def test_gates_by_precision(array_engine):
         parity.check("fp32")
     with pytest.raises(InputError, match="int3"):
         parity.check("int3")
+
+
+class Beside(nn.Module):
+    """A map, and beside it another one that is much smaller."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.large, self.small, self.size = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 2, 1), size
+
+    def forward(self, x):
+        return torch.cat([self.large(x), self.size * self.small(x)], 1)
+
+
+@pytest.mark.parametrize(("size", "error"), [(1e-2, 0.002), (1e-4, 0.2)])
+def test_a_small_part_of_an_output_is_held_to_its_own_size(size, error, array_engine, images):
+    torch.manual_seed(0)
+    model = Beside(size)
+    wanted = model(images).detach().numpy()
+    wrong = wanted * np.float32([1, 1, 1, 1 + error, 1])[:, None, None]
+    for answer in (wanted, wrong):
+        engine = array_engine(lambda given, answer=answer: answer, [images.shape], [wanted.shape])
+        parity = compare(model, engine, [images])
+        assert parity.relative_l2 < 1e-4
+        assert parity.relative_l2_of_part == pytest.approx(error if answer is wrong else 0.0, rel=0.2)
+    with pytest.raises(ParityError, match="a part of the engine's outputs"):
+        parity.check()

@@ -8,7 +8,8 @@ from torch import nn
 
 from hwprune.budget.plan import Plan
 from hwprune.errors import InputError
-from hwprune.network import cut, trace
+from hwprune.network import Masks, cut, trace, verify_cut
+from hwprune.pruning import price
 
 from . import models
 
@@ -129,3 +130,31 @@ def test_a_plan_of_another_model_is_refused(cuts, message):
 def test_half_a_convolution_group_is_refused():
     with pytest.raises(InputError, match="whole number of its groups"):
         cut(nn.Conv2d(8, 8, 3, groups=4), {"weight": {0: [0, 1, 2]}, "bias": {0: [0, 1, 2]}})
+
+
+class Squeezes(nn.Module):
+    """Drops every dimension of size 1, whichever it is."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.stem, self.up, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, width, 1), nn.Linear(width, 5)
+
+    def forward(self, x):
+        return self.head(self.up(self.stem(x)).relu().mean((2, 3), keepdim=True).squeeze())
+
+
+def test_the_last_channel_but_one_stays_where_a_single_one_would_be_squeezed_away():
+    x = torch.randn(2, 3, 8, 8)
+    for width in (3, 12):
+        model = Squeezes(width)
+        network = trace(model, x)
+        assert {group.name: group.least for group in network.cuttable} == {"stem": 1, "up": 2}
+        pricing = price(network, "macs")
+        assert (pricing.widths["stem"][0], pricing.widths["up"][0]) == (1, 2)
+        for kept in ({"stem": [3]}, {"up": [0, 2]}):
+            verify_cut(model, cut(model, network.cuts(kept)), network, kept, x)
+        masks = Masks(model, network)
+        with pytest.raises(InputError, match="a single channel, which forward squeezes away, of group up"):
+            masks.remove("up", range(1, width))
+    frozen = {group.name: group.frozen for group in trace(Squeezes(2), x).frozen}
+    assert "a single one is squeezed away" in frozen["up"]

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hwprune.network import trace
+from hwprune.errors import SurgeryError
+from hwprune.network import cut, trace, verify_cut
 
 from .test_tracing import IMAGE, reasons
 
@@ -41,6 +42,39 @@ def test_a_branch_that_is_next_to_nothing_at_first_is_tried_as_well(given):
     network = trace(BehindGate(*given), torch.randn(2, 3, 8, 8))
     assert [group.name for group in network.cuttable] == ["stem"]
     assert "differs from the original" in reasons(network)["up"]
+
+
+class BehindBuffer(BehindGate):
+    """The gate is a buffer, that a schedule opens while it is trained."""
+
+    def __init__(self, gate):
+        super().__init__(gate)
+        del self.gate
+        self.register_buffer("gate", gate)
+
+
+@pytest.mark.parametrize("gate", [torch.zeros(()), torch.zeros(8, 1, 1), torch.tensor(1e-6)])
+def test_a_gate_that_is_a_buffer_is_opened_as_well(gate):
+    model = BehindBuffer(gate)
+    network = trace(model, torch.randn(2, 3, 8, 8))
+    assert "differs from the original" in reasons(network)["up"]
+    assert torch.equal(model.gate, gate)
+
+
+class Started(nn.Module):
+    """A buffer that says whether its statistics are those of data; it is not made to be anything but 0 or 1."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1)
+        self.register_buffer("started", torch.zeros(()))
+
+    def forward(self, x):
+        return self.head([self.stem(x), self.stem(x).relu()][{0.0: 0, 1.0: 1}[self.started.item()]])
+
+
+def test_a_buffer_that_forward_looks_at_stays_as_it_is():
+    assert [group.name for group in trace(Started(), torch.randn(2, 3, 8, 8)).cuttable] == ["stem"]
 
 
 class WidthFromAfar(nn.Module):
@@ -85,6 +119,83 @@ def test_what_fits_in_evaluation_mode_alone_is_not_cut():
     assert "is invalid for input of size" in reasons(network)["stem"]
 
 
+class Auxiliary(nn.Module):
+    """In training it returns more, and of that something is divided by its width."""
+
+    def __init__(self, drop=0.0):
+        super().__init__()
+        self.stem, self.wide, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 12, 1), nn.Conv2d(12, 4, 1)
+        self.side, self.aux, self.drop = nn.Conv2d(8, 10, 1), nn.Conv2d(10, 4, 1), drop
+        self.register_buffer("steps", torch.zeros(()))
+
+    def forward(self, x):
+        x = self.stem(x).relu()
+        y = self.head(self.wide(x).relu())
+        if not self.training:
+            return y
+        self.steps += 1
+        side = F.dropout(self.side(x), self.drop, self.training)
+        return y, self.aux(side / side.shape[1] ** 0.5)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("drop", [0.0, 0.5])
+def test_what_is_returned_in_training_alone_is_compared_by_value(drop, inside):
+    model = nn.Sequential(Auxiliary(drop)) if inside else Auxiliary(drop)
+    network = trace(model, IMAGE)
+    prefix = "0." if inside else ""
+    assert [group.name for group in network.cuttable] == [f"{prefix}stem", f"{prefix}wide"]
+    assert "differs from the original" in reasons(network)[f"{prefix}side"]
+    assert not any(buffer.any() for buffer in model.buffers())
+
+
+def test_a_wrong_cut_of_what_runs_in_training_alone_is_found():
+    model = Auxiliary(0.5)
+    network = trace(model, IMAGE, verify=False)
+    kept = {"side": [0, 2, 3, 7]}
+    with pytest.raises(SurgeryError, match="differs from the original"):
+        verify_cut(model, cut(model, network.cuts(kept)), network, kept, IMAGE)
+
+
+class Noisy(Auxiliary):
+    """What it returns in training is another every time."""
+
+    def forward(self, x):
+        y = super().forward(x)
+        return (y[0], y[1] + torch.randn_like(y[1])) if self.training else y
+
+
+def test_what_is_random_in_training_is_held_to_its_shape():
+    network = trace(Noisy(), IMAGE)
+    assert [group.name for group in network.cuttable] == ["stem", "wide", "side"]
+
+
+class Fourier(nn.Module):
+    """Its middle is weighted by frequency, and what it returns are frequencies."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.mid, self.deep, self.head = (nn.Conv2d(*sizes, 1) for sizes in ((3, 8), (8, 6), (6, 8), (8, 4)))
+        self.weight = nn.Parameter(torch.randn(6, 1, 1, dtype=torch.complex64))
+
+    def forward(self, x):
+        x = torch.fft.rfft2(self.mid(self.stem(x).relu())) * self.weight
+        return torch.fft.rfft2(self.head(self.deep(torch.fft.irfft2(x)).relu()))
+
+
+def test_complex_numbers_stay_whole_and_can_be_compared():
+    model, kept = Fourier(), {"stem": [0, 3, 4], "deep": [1, 2, 7]}
+    network = trace(model, IMAGE)
+    assert [group.name for group in network.cuttable] == ["stem", "deep"]
+    assert "no rule for the operator aten._fft_r2c" in reasons(network)["mid"]
+    smaller = cut(model, network.cuts(kept))
+    verify_cut(model, smaller, network, kept, IMAGE)
+    with torch.no_grad():
+        smaller.deep.bias += 1
+    with pytest.raises(SurgeryError, match="differs from the original"):
+        verify_cut(model, smaller, network, kept, IMAGE)
+
+
 class OnGraph(nn.Module):
     """A graph as a sparse matrix, that it holds or is given."""
 
@@ -104,3 +215,24 @@ def test_sparse_matrices_stay_whole():
         network = trace(model, example)
         assert [group.name for group in network.cuttable] == ["mix", "up"]
         assert "no rule for the operator aten._sparse_addmm" in reasons(network)["embed"]
+
+
+class Joined(nn.Module):
+    """What it joins are maps of very different size; one of them is divided by its width."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.stem, self.up, self.size = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 12, 1), size
+        self.large, self.small = nn.Conv2d(8, 3, 1), nn.Conv2d(12, 2, 1)
+
+    def forward(self, x):
+        x = self.stem(x)
+        y = self.up(x).relu()
+        return torch.cat([self.large(x), self.size * self.small(y / y.shape[1] ** 0.5)], 1)
+
+
+@pytest.mark.parametrize("size", [1e-3, 1e-5, 1e-9])
+def test_a_part_of_an_output_that_is_small_beside_the_rest_is_held_to_its_own_size(size):
+    network = trace(Joined(size), torch.randn(2, 3, 8, 8))
+    assert [group.name for group in network.cuttable] == ["stem"]
+    assert "of dimension 1" in reasons(network)["up"]

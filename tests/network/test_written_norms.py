@@ -1,6 +1,7 @@
 """Norms over channels that a model writes out: cut and masked are the same, in training too."""
 
 import copy
+import inspect
 import warnings
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from hwprune.errors import ModelError
 from hwprune.network import Masks, cut, trace, verify_cut
 
 
@@ -185,6 +187,30 @@ def test_what_is_computed_again_in_the_backward_pass_runs_over_the_kept_channels
     torch.testing.assert_close(smaller.mix.weight.grad, model.mix.weight.grad[1::2, 1::2])
 
 
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_norm_whose_module_is_not_called_is_refused_where_it_would_be_computed_again(reentrant):
+    class Apart(Again):
+        def forward(self, x):
+            x = self.embed(x)
+            given = x.shape[-1:], self.norm.weight, self.norm.bias
+            run = lambda y: self.mix(F.layer_norm(y, *given))  # noqa: E731
+            x = x + (checkpoint(run, x, use_reentrant=self.reentrant) if torch.is_grad_enabled() else run(x))
+            return self.head(self.last(x))
+
+    model, example = Apart(nn.LayerNorm, reentrant), torch.randn(2, 7, 6)
+    network = trace(model, example)
+    assert [group.name for group in network.cuttable] == ["embed"]
+    masks = Masks(model, network)
+    model(example).sum().backward()
+    masks.remove("embed", [3])
+    masks.apply()
+    with pytest.raises(ModelError, match="outside of the module that has its weight"):
+        model(example)
+    with torch.no_grad():
+        wanted = cut(model, masks.kept_plan())(example)
+        torch.testing.assert_close(model(example), wanted)
+
+
 class Softened(Rms):
     """Called with a number of its own."""
 
@@ -206,6 +232,41 @@ def test_a_norm_that_is_called_with_a_number_besides():
     network = trace(model, example)
     assert [group.name for group in network.cuttable] == ["embed"]
     verify_cut(model, cut(model, network.cuts({"embed": [1, 4, 9]})), network, {"embed": [1, 4, 9]}, example)
+
+
+class Keywords(nn.Module):
+    """Norms that are given their input by name, as modules and as functions."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.embed, self.norm, self.last = nn.Linear(6, 16), norm(16), nn.LayerNorm(16)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x):
+        x = self.embed(x)
+        x = self.norm(**{list(inspect.signature(type(self.norm).forward).parameters)[1]: x})
+        last = F.layer_norm(input=x, normalized_shape=(x.shape[-1],), weight=self.last.weight, bias=self.last.bias)
+        return self.head(last)
+
+
+class Name(Rms):
+    """Its input is called as something that hwprune has a name for, too."""
+
+    def forward(self, name):
+        return super().forward(name)
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm, nn.RMSNorm, Rms, Name])
+def test_a_norm_that_is_called_by_keyword(norm):
+    torch.manual_seed(0)
+    model, example, kept = Keywords(norm), torch.randn(2, 7, 6), {"embed": [1, 4, 9]}
+    network = trace(model, example)
+    assert [group.name for group in network.cuttable] == ["embed"]
+    verify_cut(model, cut(model, network.cuts(kept)), network, kept, example)
+    masks = Masks(model, network)
+    masks.remove("embed", set(range(16)) - set(kept["embed"]))
+    masks.apply()
+    torch.testing.assert_close(model(example), cut(model, masks.kept_plan())(example))
 
 
 class WithBuffer(Rms):

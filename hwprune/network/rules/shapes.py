@@ -110,12 +110,13 @@ def unsqueeze(step: Step) -> list[Dims]:
 
 
 def squeeze(step: Step) -> list[Dims]:
-    """Dimensions of size 1 are dropped."""
+    """Dimensions of size 1 are dropped; of others that could be, one channel is not enough."""
     source = step.source
     rank = len(source.shape)
     given = step.arguments.get("dim", range(rank))
     named = [given] if isinstance(given, int) else list(given)
     dropped = {dim % rank for dim in named if source.shape[dim % rank] == 1} if rank else set()
+    step.labels.squeezed += [source.dims[dim % rank] for dim in named if dim % rank in source.dims.keys() - dropped]
     step.freeze_dims(source, dropped, "a single channel is squeezed away")
     kept = [dim for dim in range(rank) if dim not in dropped]
     return [{new: source.dims[old] for new, old in enumerate(kept) if old in source.dims}]
