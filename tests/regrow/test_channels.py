@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from pathlib import Path
 from typing import Any
@@ -221,29 +222,35 @@ def test_finish_is_the_masked_network_inside_the_budget(optimizer: str) -> None:
     assert trace(smaller, EXAMPLE).dense_widths == {**NETWORK.dense_widths, **plan.widths}
 
 
-STOPS = [1, 3, 4, 5, 6, 8, 9, 10, 15, 18, 20]  # in and at the ends of all five stages, of both cycles, and at the end
+# In and at the ends of all five stages, of both cycles, and at the end.
+STOPS = [("sgd", "widths", stop) for stop in (1, 3, 4, 5, 6, 8, 9, 10, 15, 18, 20)]
+STOPS += [(*kind, stop) for kind in (("adamw", "widths"), ("sgd", "blocks")) for stop in (4, 6, 8, 9)]
+PRICINGS = {"widths": (MACS, 0.5), "blocks": (BLOCKS, 0.1)}
 
 
-@each_optimizer
-@pytest.mark.parametrize("pricing", [MACS, BLOCKS], ids=["widths", "blocks"])
-@pytest.mark.parametrize("stop", STOPS)
+@functools.cache
+def whole(optimizer: str, kind: str) -> tuple[Any, dict[str, torch.Tensor]]:
+    """The plan of an uninterrupted run, and the model's state before it is cut."""
+    run = Run(optimizer, *PRICINGS[kind]).steps(batches(SCHEDULE.steps))
+    return run.pruner.finish()[0], run.state()
+
+
+@pytest.mark.parametrize(("optimizer", "kind", "stop"), STOPS)
 def test_continuing_from_a_checkpoint_ends_in_the_same_plan(
-    tmp_path: Path, optimizer: str, pricing: Any, stop: int
+    tmp_path: Path, optimizer: str, kind: str, stop: int
 ) -> None:
-    data, used = batches(SCHEDULE.steps), 0.5 if pricing is MACS else 0.1
-    whole = Run(optimizer, pricing, used).steps(data)
-    expected, _ = whole.pruner.finish()
-    first = Run(optimizer, pricing, used).steps(data[:stop])
-    state = {"model": first.state(), "optimizer": first.optimizer.state_dict(), "pruner": first.pruner.state_dict()}
-    save_checkpoint(tmp_path / "state", state)
+    data, (expected, state) = batches(SCHEDULE.steps), whole(optimizer, kind)
+    first = Run(optimizer, *PRICINGS[kind]).steps(data[:stop])
+    left = {"model": first.state(), "optimizer": first.optimizer.state_dict(), "pruner": first.pruner.state_dict()}
+    save_checkpoint(tmp_path / "state", left)
     saved = load_checkpoint(tmp_path / "state")
-    second = Run(optimizer, pricing, used, seed=7)
+    second = Run(optimizer, *PRICINGS[kind], seed=7)
     second.model.load_state_dict(saved["model"])
     second.optimizer.load_state_dict(saved["optimizer"])
     second.pruner.load_state_dict(saved["pruner"])
     plan, _ = second.steps(data[stop:]).pruner.finish()
     assert (plan.widths, plan.kept, plan.cuts) == (expected.widths, expected.kept, expected.cuts)
-    assert all(torch.equal(value, whole.state()[name]) for name, value in second.state().items())
+    assert all(torch.equal(value, state[name]) for name, value in second.state().items())
 
 
 def test_blocks_that_were_removed_are_explored_and_may_come_back() -> None:
