@@ -17,6 +17,8 @@ from .pruner import SparsePruner as SparsePruner
 from .rigl import RigL as RigL
 from .set import SET as SET
 from .srigl import SRigL as SRigL
+from .storage import StoredSize as StoredSize
+from .storage import stored_size as stored_size
 
 __all__ = [  # noqa: RUF022 - acronyms among the others, as sorted() puts them
     "Context",
@@ -34,9 +36,11 @@ __all__ = [  # noqa: RUF022 - acronyms among the others, as sorted() puts them
     "SRigL",
     "SparseMasks",
     "SparsePruner",
+    "StoredSize",
     "layer_counts",
     "layer_densities",
     "rules",
+    "stored_size",
 ]
 
 

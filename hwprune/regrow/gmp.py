@@ -21,7 +21,8 @@ class GMP(Periodic):
     that the density is reached exactly.
 
     Attributes:
-        interval: steps between two updates.
+        interval: steps between two updates; in short trainings shorter than the papers' 1000, so that some twenty
+            updates fall before ``until``.
         begin: share of the training before which nothing is pruned.
         until: share of the training at which the density is reached.
         scope: ``global``, or how the density is distributed to layers: ``uniform`` (the same curve for each), ``erk``.

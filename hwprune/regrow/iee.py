@@ -120,19 +120,17 @@ class IEE(Rule):
     def update(self, context: Context) -> None:
         """Prune, or grow from what was explored."""
         masks, aside = context.masks, context.memory["aside"]
-        before = dict(masks.active)
+        before, growing = dict(masks.active), context.step % self._cycle == 0
         counts = layer_counts(self.distribution, masks.shapes, self.density)
         omega = {name: int(self.rate(context.step) * count) for name, count in counts.items()}
-        if context.step % self._cycle:
-            masks.keep_largest_of_each({name: count - omega[name] for name, count in counts.items()})
-        else:
+        if growing:
             for name, active in before.items():
-                grown = top_k(magnitude(masks.weights[name].parameter), omega[name], ~active)
-                masks.active[name] = active | grown
-            _put_back_moments(context, before)
+                masks.active[name] = active | top_k(magnitude(masks.weights[name].parameter), omega[name], ~active)
+            _put_back_moments(context)
+        else:
+            masks.keep_largest_of_each({name: count - omega[name] for name, count in counts.items()})
         for name, weight in masks.weights.items():
-            # what was explored, or pruned now, was used most recently; what stays out from before keeps its value
-            used = ~before[name] if not context.step % self._cycle else before[name]
+            used = ~before[name] if growing else before[name]  # by the stage that ends here
             aside[name] = torch.where(used, weight.parameter.detach(), _near(aside[name], weight.parameter))
 
 
@@ -170,13 +168,11 @@ def _put_back(context: Context) -> None:
         tensor.copy_(value if active is None else torch.where(active, value, tensor))
 
 
-def _put_back_moments(context: Context, active: dict[str, Tensor]) -> None:
-    """Give the optimizer back what it remembered before the exploration; of explored weights that is nothing."""
+def _put_back_moments(context: Context) -> None:
+    """Give the optimizer back what it remembered before the exploration; of explored weights that was nothing."""
     saved = context.memory.pop("moments")
     context.memory.pop("frozen")
     for name, parameter in context.model.named_parameters():
         for key, value in moments(context.optimizer, parameter).items():
             before = saved[name].get(key)
             value.zero_() if before is None else value.copy_(before)
-            if name in active:
-                value.masked_fill_(~active[name], 0)

@@ -22,14 +22,15 @@ class SRigL(RigL):
     Lasby et al., "Dynamic Sparse Training with Structured Sparsity", ICLR 2024 (arXiv 2305.02299), section 3.
     Per layer: the largest weights that would stay and, of those that are inactive, the ones with the largest gradients
     are salient; a neuron with fewer than γ times the fan-in of them is ablated; the others then share the layer's
-    weights, ⌊nnz / neurons⌋ each. The smallest weights of the layer are dropped, each neuron keeps at most its fan-in,
-    and fills up where its own gradients are largest.
+    weights, ⌊nnz / neurons⌋ each. The smallest weights of the layer are dropped, and each neuron fills up to its fan-in
+    where its own gradients are largest.
 
     The paper leaves these open; they are our decisions. Ablated neurons stay out: behind a batch norm a neuron of
-    variance zero has gradients some hundred times too large, which would bring it back at once. The last layer, by the
-    order of ``model.named_parameters()``, keeps all neurons. If a layer has fewer weights than neurons, a random choice
-    of its neurons starts with one each. What the division leaves over is not used. Weights are not drawn anew for
-    their smaller fan-in. A neuron is an output channel; of an embedding, a dimension.
+    variance zero has gradients some hundred times too large, which would bring it back at once. So the fan-in never
+    falls, and no neuron has more weights than it. The last layer, by the order of ``model.named_parameters()``, keeps
+    all neurons. If a layer has fewer weights than neurons, a random choice of its neurons starts with one each. What
+    the division leaves over is not used. Weights are not drawn anew for their smaller fan-in. A neuron is an output
+    channel; of an embedding, a dimension.
 
     Attributes:
         salient: γ, the share of its fan-in that a neuron needs in salient weights.
@@ -102,6 +103,5 @@ class _Layer:
         mine = self.active & neurons.unsqueeze(1)
         stay = min(int(self.active.sum()) - exchanged, int(mine.sum()))
         kept = top_k(self.magnitude, stay, mine)
-        kept = top_k_per_row(self.magnitude, torch.full_like(neurons, fan_in, dtype=torch.long), kept)
         free = ~kept & neurons.unsqueeze(1)
         return kept | top_k_per_row(self.gradient, fan_in - kept.sum(1), free)

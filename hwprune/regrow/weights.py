@@ -59,19 +59,25 @@ def find_weights(
         patterns = {pattern for pattern in exclude for one in names[id(parameter)] if _fits(one, pattern)}
         used |= patterns
         module, own_name = owners[name]
-        weight = Weight(parameter, Layout.of(module, own_name))
         if patterns:
             left_out[name] = "excluded by name"
         elif not parameter.requires_grad:
             left_out[name] = "frozen (requires_grad is False)"
         elif first_dense and place == 0:
             left_out[name] = "the first layer stays dense"
-        elif reason := refuses(weight):
-            left_out[name] = reason
         else:
             _check(name, parameter, module)
-            found[name] = weight
-    if unused := set(exclude) - used:
+            weight = Weight(parameter, Layout.of(module, own_name))
+            if reason := refuses(weight):
+                left_out[name] = reason
+            else:
+                found[name] = weight
+    _check_all(found, left_out, set(exclude) - used)
+    return found, left_out
+
+
+def _check_all(found: dict[str, Weight], left_out: dict[str, str], unused: set[str]) -> None:
+    if unused:
         raise ModelError(
             f"exclude has {sorted(unused)}, which fits no parameter of two or more dimensions",
             hint=f"their names: {', '.join([*found, *left_out]) or 'there are none'}",
@@ -82,7 +88,6 @@ def find_weights(
             f"the model has nothing to mask: {reasons or 'no parameter of two or more dimensions'}",
             hint="weights of two or more dimensions that are trained are masked; give the bare module and exclude less",
         )
-    return found, left_out
 
 
 def _owners(model: nn.Module) -> tuple[dict[str, tuple[nn.Module, str]], dict[int, list[str]]]:

@@ -29,6 +29,11 @@ def assert_same(left: dict[str, Any], right: dict[str, Any]) -> None:
     assert [name for name in left if not torch.equal(left[name], right[name])] == []
 
 
+def places(mask: torch.Tensor) -> list[int]:
+    """Where a mask is true, when it is flattened."""
+    return mask.flatten().nonzero().flatten().tolist()
+
+
 class RuleContract:
     """Inherit, and say which rule.
 
@@ -82,16 +87,21 @@ class RuleContract:
 
     def test_the_history_tells_what_happened(self) -> None:
         model, adjust, pruner = self.started()
-        before, counted = pruner.masks.state_dict(), []
+        before, counted, newest = pruner.masks.state_dict(), [], {}
         for done in fit(model, adjust, pruner, batches("convolutions", STEPS)):
             after = pruner.masks.state_dict()
             if self.rule().due(done):
                 both = sum(int((before[name] & after[name]).sum()) for name in after)
                 either = sum(int((before[name] | after[name]).sum()) for name in after)
-                grown = sum(int((after[name] & ~before[name]).sum()) for name in after)
-                counted.append((done, pruner.masks.density, pruner.density, both / either, grown))
+                grown = {(name, i) for name in after for i in places(after[name] & ~before[name])}
+                gone = sum(int((before[name] & ~after[name]).sum()) for name in after)
+                alive = sum(bool(after[name].flatten()[i]) for name, i in newest)
+                share = alive / len(newest) if newest else None
+                shares = pruner.masks.density, pruner.density, both / either
+                counted.append((done, *shares, len(grown), gone, share))
+                newest = grown or newest
             before = after
-        told = [(u.step, u.density, u.densities, u.iou, u.grown) for u in pruner.history]
+        told = [(u.step, u.density, u.densities, u.iou, u.grown, u.dropped, u.survived) for u in pruner.history]
         assert told == counted
 
     @pytest.mark.parametrize(
@@ -187,6 +197,9 @@ class RuleContract:
             pruner.step()
             scaler.update()
             adjust.zero_grad()
+            if done == due:  # what waits is saved
+                state, pruner = pruner.state_dict(), self.pruner(model, adjust)
+                pruner.load_state_dict(state)
         updates = {update.step for update in pruner.history}
         planned = {step for step in range(1, STEPS + 1) if pruner.rule.due(step)}
         if pruner.rule.needs_gradients:

@@ -159,3 +159,9 @@ def test_saved_masks_of_another_model_are_refused() -> None:
     masks = SparseMasks(convolutions())
     with pytest.raises(InputError, match=r"do not fit the model: .*tokens\.weight"):
         masks.load_state_dict(SparseMasks(attention()).state_dict())
+
+
+def test_a_rule_that_refuses_by_shape_is_asked_after_the_weight_was_checked() -> None:
+    model = lazy()
+    with pytest.raises(ModelError, match=r"1\.weight is not initialised yet"):
+        SparseMasks(model, refuses=lambda weight: "odd" if weight.parameter.shape[0] % 2 else "")

@@ -82,6 +82,7 @@ def test_start_middle_and_end_of_the_exchange() -> None:
     assert [rule.rate(step) for step in (0, 375, 750, 751)] == pytest.approx([0.3, 0.15, 0, 0])
     assert RigL(steps=1000, decay="constant").rate(700) == 0.3
     assert [rule.due(step) for step in (99, 100, 700, 800)] == [False, True, True, False]
+    assert RigL(steps=1000, interval=250).due(750)
 
 
 def test_what_draws_a_choice_is_seed_step_and_name() -> None:
