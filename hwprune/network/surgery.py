@@ -54,23 +54,15 @@ def cut(model: nn.Module, cuts: Cuts) -> nn.Module:
     Raises:
         InputError: a name, dimension or position does not fit this model.
     """
-    smaller = copied(unwrapped(model))
+    dense = unwrapped(model)
+    named = dict(_tensors(dense))
+    smaller = copied(dense, {id(named[name]): _sliced(name, named[name], cuts[name]) for name in cuts if name in named})
     make_resizable(smaller, cuts)
-    named = dict(_tensors(smaller))
-    replaced: dict[int, torch.Tensor] = {}
     for name, dims in cuts.items():
-        if name in named:
-            replaced[id(named[name])] = _sliced(name, named[name], dims)
-        else:
+        if name not in named:
             resize(smaller, name, _size(name, smaller, dims))
-    sizes = {id(module): _weight_shape(module) for module in smaller.modules()}
-    for module in smaller.modules():
-        for kind in (module._parameters, module._buffers):
-            for key, tensor in kind.items():
-                if tensor is not None and id(tensor) in replaced:
-                    kind[key] = replaced[id(tensor)]  # type: ignore[assignment]
-    for path, module in smaller.named_modules():
-        _follow(path, module, sizes[id(module)])
+    for (path, before), module in zip(dense.named_modules(), smaller.modules(), strict=True):
+        _follow(path, module, _weight_shape(before))
     return smaller
 
 
