@@ -109,7 +109,8 @@ def _flip(tensor: torch.Tensor, digits: int) -> None:
     bits = _BITS.get(tensor.dtype)
     if bits is None or tensor.layout is not torch.strided:
         return
-    ordinary = tensor.isfinite() & (tensor.abs() >= torch.finfo(tensor.dtype).tiny)
+    size, range_of = tensor.detach().abs(), torch.finfo(tensor.dtype)
+    ordinary = (size >= range_of.tiny) & (size <= range_of.max)
     tensor.detach().view(bits).bitwise_xor_(ordinary.to(bits).mul_(digits))
 
 

@@ -138,16 +138,17 @@ def fitting(first: Reading, trial: Trial, kinds: Sequence[str]) -> list[Reading]
 
 def _read(before: Reading, hopeful: Set[Place], trial: Trial, failed: Reading | None = None) -> Reading | None:
     """Read these places otherwise, as far as that makes more of each cuttable; None if nowhere."""
-    tried = False
+    tried, other = False, None
     while hopeful:
         trial.deadline.check("reading it otherwise")
-        other = before.again(before.other | hopeful)
+        other = other or before.again(before.other | hopeful)
         if tried:
             other = other.fitted(trial, failed or before)
         worse = hopeful - _better(other, before, hopeful)
         if not worse and tried:
             return other
         tried = tried or not worse  # what does not help by itself need not be cut to see it
+        other = None if worse else other
         hopeful = hopeful - ({place for place in worse if isinstance(place, int)} or worse)
     return None
 

@@ -58,24 +58,20 @@ def cut(model: nn.Module, cuts: Cuts) -> nn.Module:
     Raises:
         InputError: a name, dimension or position does not fit this model.
     """
-    smaller = copied(unwrapped(model))
+    dense = unwrapped(model)
+    named = dict(_tensors(dense))
+    gone = {name for name, dims in cuts.items() if name not in named and list(dims.values()) == [[]]}
+    scaled = _rescaled(named, cuts)
+    pieces = {name: _sliced(name, scaled.get(name, named[name]), cuts.get(name, {})) for name in named.keys() & cuts}
+    smaller = copied(dense, {id(named[name]): piece for name, piece in {**scaled, **pieces}.items()})
     make_resizable(smaller, cuts)
-    cuts = _without_blocks(smaller, cuts)
-    named = dict(_tensors(smaller))
-    replaced: dict[int, torch.Tensor] = {}
-    for name, dims in _rescaled(named, cuts).items():
-        if name in named:
-            replaced[id(named[name])] = _sliced(name, named[name], dims)
-        else:
+    for name, dims in cuts.items():
+        if name not in named and name not in gone and not name.startswith(RESCALED):
             resize(smaller, name, _size(name, smaller, dims))
-    sizes = {id(module): _weight_shape(module) for module in smaller.modules()}
-    for module in smaller.modules():
-        for kind in (module._parameters, module._buffers):
-            for key, tensor in kind.items():
-                if tensor is not None and id(tensor) in replaced:
-                    kind[key] = replaced[id(tensor)]  # type: ignore[assignment]
-    for path, module in smaller.named_modules():
-        _follow(path, module, sizes[id(module)])
+    for (path, before), module in zip(dense.named_modules(), smaller.modules(), strict=True):
+        _follow(path, module, _weight_shape(before))
+    for name in sorted(gone):
+        _remove(smaller, name, next(iter(cuts[name])))
     return smaller
 
 
@@ -94,15 +90,6 @@ class Removed(nn.Module):
         """Takes whatever the module took."""
         zeros = torch.zeros_like(next(one for one in (*args, *kwargs.values()) if isinstance(one, torch.Tensor)))
         return zeros if self.outputs == 1 else (zeros, *[None] * (self.outputs - 1))
-
-
-def _without_blocks(model: nn.Module, cuts: Cuts) -> Cuts:
-    """Replace the modules of removed blocks; the other cuts."""
-    tensors = {name for name, _ in _tensors(model)}
-    gone = {name for name, dims in cuts.items() if name not in tensors and list(dims.values()) == [[]]}
-    for name in gone:
-        _remove(model, name, next(iter(cuts[name])))
-    return {name: dims for name, dims in cuts.items() if name not in gone}
 
 
 def _remove(model: nn.Module, path: str, outputs: int) -> None:
@@ -192,23 +179,24 @@ def _sliced(name: str, tensor: torch.Tensor, dims: Mapping[int, Sequence[int]]) 
     return result
 
 
-def _rescaled(named: Mapping[str, torch.Tensor], cuts: Cuts) -> Cuts:
-    """Multiply what is to be rescaled by the square root of the share of channels that stay; the other cuts."""
+def _rescaled(named: Mapping[str, torch.Tensor], cuts: Cuts) -> dict[str, torch.Tensor]:
+    """What is to be rescaled, times the square root of the share of channels that stay."""
+    found: dict[str, torch.Tensor] = {}
     for name, dims in cuts.items():
-        tensor, (dim, rows) = named.get(name.removeprefix(RESCALED)), next(iter(dims.items()), (-1, ()))
         if not name.startswith(RESCALED):
             continue
+        tensor, (dim, rows) = named.get(name.removeprefix(RESCALED)), next(iter(dims.items()), (-1, ()))
         left, dense = dims.get(-1, (0, 0)) if len(dims.get(-1, ())) == 2 else (0, 0)
         size = tensor.shape[dim] if tensor is not None and 0 <= dim < tensor.dim() else 0
         if tensor is None or not 0 < left <= dense or not set(rows) <= set(range(size)):
             raise InputError(f"the plan has {name!r}, which this model does not have like this", hint=_HINT)
-        with torch.no_grad():
-            factor = torch.ones_like(tensor)
-            factor.index_fill_(
-                dim, torch.as_tensor(rows, dtype=torch.int64, device=tensor.device), (left / dense) ** 0.5
-            )
-            tensor.mul_(factor)
-    return {name: dims for name, dims in cuts.items() if not name.startswith(RESCALED)}
+        factor = torch.ones_like(tensor, requires_grad=False)
+        places = torch.as_tensor(rows, dtype=torch.int64, device=tensor.device)
+        made = tensor.detach() * factor.index_fill_(dim, places, (left / dense) ** 0.5)
+        is_parameter = isinstance(tensor, nn.Parameter)
+        made = nn.Parameter(made, requires_grad=tensor.requires_grad) if is_parameter else made
+        found[name.removeprefix(RESCALED)] = made
+    return found
 
 
 def _short(positions: Sequence[int]) -> str:
