@@ -15,8 +15,9 @@ from hwprune import device_runner
 from hwprune.budget import Plan, solve
 from hwprune.deploy import export_onnx
 from hwprune.errors import InputError
-from hwprune.network import Masks, Network, cut, masked, trace, verify_cut
+from hwprune.network import Masks, Network, cut, inspection, masked, trace, verify_cut
 from hwprune.pruning import price
+from hwprune.report import network_svg
 from hwprune.saliency import MagnitudeL1
 
 from .handwritten import Case, awakened, channels, check_groups, check_random_cuts, ends, parts, runs, tokens
@@ -271,6 +272,28 @@ def test_masks_in_training_and_back():
     assert not model.qkv.weight[off].any()
     back = sorted(set(of_heads(3)[0]) - set(off))
     torch.testing.assert_close(model.qkv.weight[back], before[back])
+
+
+def test_both_are_inspected_and_drawn():
+    document = inspection(traced(CASES[0]))
+    shown = {
+        group["name"]: (group["channels"], group["positions"], group["attributes"]) for group in document["groups"]
+    }
+    assert shown["qkv"] == (HEADS, SIZE, ["heads"])
+    assert shown["qkv#2"] == (SIZE, HEADS, ["size"])
+    groups_of = {layer["name"]: layer["groups"] for layer in document["layers"]}
+    assert groups_of["qkv"] == ["qkv", "qkv#2"]
+    assert "qkv#2" in network_svg(document, title="both")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{0: [0, 1], -1: [4, 3]}, {0: [99], -1: [2, 3]}, {0: [0], -1: [2]}, {5: [0], -1: [2, 3]}, {0: [0]}, {}]
+)
+def test_nonsense_about_what_is_rescaled_is_refused(wrong):
+    with pytest.raises(
+        InputError, match=r"the plan has 'rescaled qkv.weight', which this model does not have like this"
+    ):
+        cut(CASES[1].model(), {"rescaled qkv.weight": wrong})
 
 
 def test_what_a_position_of_a_head_is_worth():
