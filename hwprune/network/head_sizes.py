@@ -90,7 +90,8 @@ def _refused(reading: Reading, splits: Set[int], network: Network) -> list[Chann
 
 def _crosses_all(reading: Reading, group: ChannelGroup, others: Iterable[Reading]) -> bool:
     """Whether every channel shares equally many positions with each channel of every group it meets."""
-    own, number = components(reading.labels.size, reading.labels.ties), reading.grouping.groups.index(group)
+    own = components(reading.labels.size, reading.labels.ties)
+    number = [one.name for one in reading.grouping.groups].index(group.name)
     for other in others:
         root, seen = components(other.labels.size, other.labels.ties), set[tuple[bytes, bytes]]()
         for mine, theirs in zip(reading.labelled, other.labelled, strict=True):

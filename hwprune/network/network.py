@@ -158,7 +158,8 @@ class Network:
 
     Attributes:
         layers: in execution order.
-        groups: cuttable and frozen ones, in execution order of their first producer.
+        groups: cuttable and frozen ones, in execution order of their first producer; sizes of heads, which cross these,
+            behind them.
         input_shape: of the example input, batch first.
         output_shape: of the (first) output tensor.
         total_parameters: number of elements in all parameters of the dense model.

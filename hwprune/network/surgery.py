@@ -185,7 +185,8 @@ def _rescaled(named: Mapping[str, torch.Tensor], cuts: Cuts) -> dict[str, torch.
     for name, dims in cuts.items():
         if not name.startswith(RESCALED):
             continue
-        tensor, (dim, rows) = named.get(name.removeprefix(RESCALED)), next(iter(dims.items()), (-1, ()))
+        tensor, dim = named.get(name.removeprefix(RESCALED)), max(dims, default=-1)
+        rows = dims.get(dim, ())
         left, dense = dims.get(-1, (0, 0)) if len(dims.get(-1, ())) == 2 else (0, 0)
         size = tensor.shape[dim] if tensor is not None and 0 <= dim < tensor.dim() else 0
         if tensor is None or not 0 < left <= dense or not set(rows) <= set(range(size)):

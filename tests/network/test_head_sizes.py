@@ -2,8 +2,6 @@
 
 import copy
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -15,8 +13,9 @@ from hwprune import device_runner
 from hwprune.budget import Plan, solve
 from hwprune.deploy import export_onnx
 from hwprune.errors import InputError
-from hwprune.network import Masks, Network, cut, masked, trace, verify_cut
+from hwprune.network import Masks, Network, cut, inspection, masked, trace, verify_cut
 from hwprune.pruning import price
+from hwprune.report import network_svg
 from hwprune.saliency import MagnitudeL1
 
 from .handwritten import Case, awakened, channels, check_groups, check_random_cuts, ends, parts, runs, tokens
@@ -236,6 +235,15 @@ def test_queries_make_up_for_a_divisor_that_follows_from_the_size(case):
         assert sorted(rescaled[0].index.ravel()) == [0, 1, 2, 9, 10, 11]
 
 
+def test_the_divisor_is_noticed_where_attention_is_dull():
+    """With such weights every token attends to all alike, whatever scores are divided by."""
+    model = CASES[1].model()
+    with torch.no_grad():
+        model.qkv.weight.mul_(1e-3)
+    (size,) = (group for group in trace(model, tokens(), head_sizes=True).cuttable if group.name == "qkv#2")
+    assert [member.tensor for member in size.rescaled] == RESCALED[JointDividing]
+
+
 def test_a_plan_is_replayed_on_a_fresh_instance():
     case = CASES[1]
     model, network = case.model(), traced(case)
@@ -271,6 +279,28 @@ def test_masks_in_training_and_back():
     assert not model.qkv.weight[off].any()
     back = sorted(set(of_heads(3)[0]) - set(off))
     torch.testing.assert_close(model.qkv.weight[back], before[back])
+
+
+def test_both_are_inspected_and_drawn():
+    document = inspection(traced(CASES[0]))
+    shown = {
+        group["name"]: (group["channels"], group["positions"], group["attributes"]) for group in document["groups"]
+    }
+    assert shown["qkv"] == (HEADS, SIZE, ["heads"])
+    assert shown["qkv#2"] == (SIZE, HEADS, ["size"])
+    groups_of = {layer["name"]: layer["groups"] for layer in document["layers"]}
+    assert groups_of["qkv"] == ["qkv", "qkv#2"]
+    assert "qkv#2" in network_svg(document, title="both")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{0: [0, 1], -1: [4, 3]}, {0: [99], -1: [2, 3]}, {0: [0], -1: [2]}, {5: [0], -1: [2, 3]}, {0: [0]}, {}]
+)
+def test_nonsense_about_what_is_rescaled_is_refused(wrong):
+    with pytest.raises(
+        InputError, match=r"the plan has 'rescaled qkv.weight', which this model does not have like this"
+    ):
+        cut(CASES[1].model(), {"rescaled qkv.weight": wrong})
 
 
 def test_what_a_position_of_a_head_is_worth():
@@ -311,27 +341,18 @@ def test_the_cut_network_is_exported(tmp_path):
     np.testing.assert_allclose(found, smaller(case.example).detach().numpy(), atol=1e-5)
 
 
-@dataclass(frozen=True)
-class Layer:
-    """Torch's own attention, and how it is called."""
-
-    options: Mapping[str, object]
-    need_weights: bool = False
-
-
-@pytest.mark.parametrize(
-    "layer", [Layer({}), Layer({}, True), Layer({"add_bias_kv": True}), Layer({"kdim": 12, "vdim": 12})], ids=str
-)
-def test_torchs_own_layer_keeps_what_it_divides_by(layer):
+@pytest.mark.parametrize("need_weights", [False, True])
+@pytest.mark.parametrize("options", [{}, {"add_bias_kv": True}, {"kdim": 12, "vdim": 12}], ids=str)
+def test_torchs_own_layer_keeps_what_it_divides_by(options, need_weights):
     class Tagger(nn.Module):
         def __init__(self):
             super().__init__()
             self.embed, self.head = nn.Linear(5, 12), nn.Linear(12, 4)
-            self.layer = nn.MultiheadAttention(12, 3, batch_first=True, **layer.options)
+            self.layer = nn.MultiheadAttention(12, 3, batch_first=True, **options)
 
         def forward(self, x):
             x = self.embed(x)
-            return self.head(x + self.layer(x, x, x, need_weights=layer.need_weights)[0])
+            return self.head(x + self.layer(x, x, x, need_weights=need_weights)[0])
 
     torch.manual_seed(0)
     model = awakened(Tagger())
