@@ -3,8 +3,11 @@
 from ._base import Context as Context
 from ._base import Periodic as Periodic
 from ._base import Rule as Rule
+from .bidirectional import BidirectionalPruner as BidirectionalPruner
+from .bidirectional import BidirectionalSchedule as BidirectionalSchedule
 from .channels import ExploreSchedule as ExploreSchedule
 from .channels import ExploringPruner as ExploringPruner
+from .dense_reference import DenseReference as DenseReference
 from .distribution import layer_counts as layer_counts
 from .distribution import layer_densities as layer_densities
 from .gmp import GMP as GMP
@@ -19,7 +22,10 @@ from .set import SET as SET
 from .srigl import SRigL as SRigL
 
 __all__ = [  # noqa: RUF022 - acronyms among the others, as sorted() puts them
+    "BidirectionalPruner",
+    "BidirectionalSchedule",
     "Context",
+    "DenseReference",
     "ExploreSchedule",
     "ExploringPruner",
     "GMP",
