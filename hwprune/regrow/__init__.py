@@ -13,11 +13,18 @@ from .distribution import layer_densities as layer_densities
 from .gmp import GMP as GMP
 from .granet import GraNet as GraNet
 from .history import MaskUpdate as MaskUpdate
+from .hyperspherical import CosineClassifier as CosineClassifier
+from .hyperspherical import hyperspherical as hyperspherical
+from .hyperspherical import plain as plain
 from .iee import IEE as IEE
 from .masks import SparseMasks as SparseMasks
 from .nm import NM as NM
 from .pruner import SparsePruner as SparsePruner
+from .rank_one import sparse_plus_rank_one as sparse_plus_rank_one
+from .recovery import Recovery as Recovery
+from .recovery import prune_and_recover as prune_and_recover
 from .rigl import RigL as RigL
+from .separation import SeparationPenalty as SeparationPenalty
 from .set import SET as SET
 from .srigl import SRigL as SRigL
 
@@ -25,6 +32,7 @@ __all__ = [  # noqa: RUF022 - acronyms among the others, as sorted() puts them
     "BidirectionalPruner",
     "BidirectionalSchedule",
     "Context",
+    "CosineClassifier",
     "DenseReference",
     "ExploreSchedule",
     "ExploringPruner",
@@ -34,15 +42,21 @@ __all__ = [  # noqa: RUF022 - acronyms among the others, as sorted() puts them
     "MaskUpdate",
     "NM",
     "Periodic",
+    "Recovery",
     "RigL",
     "Rule",
     "SET",
     "SRigL",
+    "SeparationPenalty",
     "SparseMasks",
     "SparsePruner",
+    "hyperspherical",
     "layer_counts",
     "layer_densities",
+    "plain",
+    "prune_and_recover",
     "rules",
+    "sparse_plus_rank_one",
 ]
 
 
