@@ -23,6 +23,9 @@ from .pruner import SparsePruner as SparsePruner
 from .rank_one import sparse_plus_rank_one as sparse_plus_rank_one
 from .recovery import Recovery as Recovery
 from .recovery import prune_and_recover as prune_and_recover
+from .restoring import DenseChannels as DenseChannels
+from .restoring import RestoreSchedule as RestoreSchedule
+from .restoring import RestoringPruner as RestoringPruner
 from .rigl import RigL as RigL
 from .separation import SeparationPenalty as SeparationPenalty
 from .set import SET as SET
@@ -33,6 +36,7 @@ __all__ = [  # noqa: RUF022 - acronyms among the others, as sorted() puts them
     "BidirectionalSchedule",
     "Context",
     "CosineClassifier",
+    "DenseChannels",
     "DenseReference",
     "ExploreSchedule",
     "ExploringPruner",
@@ -43,6 +47,8 @@ __all__ = [  # noqa: RUF022 - acronyms among the others, as sorted() puts them
     "NM",
     "Periodic",
     "Recovery",
+    "RestoreSchedule",
+    "RestoringPruner",
     "RigL",
     "Rule",
     "SET",
