@@ -247,9 +247,7 @@ class RestoringPruner(BudgetPruner):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from :meth:`state_dict`; the model's own weights are the caller's to restore first."""
-        growing = int(state["calls"]) >= self.stages.prune_steps
-        fresh = Accumulator(self.network, self.dense.saliency.criterion)
-        self._accumulator = self.dense.saliency if growing else fresh
+        self._accumulator = Accumulator(self.network, self.dense.saliency.criterion)
         super().load_state_dict(state)
         self._lowest, self.grown = dict(state["lowest"]), [dict(record) for record in state["grown"]]
 

@@ -51,7 +51,7 @@ class SeparationPenalty:
         *,
         density: float,
         scope: Literal["filter", "layer", "global"] = "layer",
-        strength: float = 0.1,
+        strength: float = 1.0,
         warmup: int = 0,
         ramp: int = 1000,
         far: float = 1.0,
