@@ -22,14 +22,18 @@ class Dimensions:
         self.dense = {
             group.name: group.channels for _, grouping in readings for group in grouping.groups if not group.frozen
         }
+        self._sizes: dict[tuple[tuple[int, bytes], ...], Axis] = {}  # most dimensions are equal to some other one
 
     def of(self, index: int) -> dict[int, Axis]:
         """Dimension → size, of the labelled dimensions of a value."""
         (first, *_), *_ = self._readings
         found: dict[int, Axis] = {}
         for dim in sorted({dim for labelled, _ in self._readings for dim in labelled[index].dims}):
-            ids = [(g, labelled[index].dims[dim]) for labelled, g in self._readings if dim in labelled[index].dims]
-            axis = axis_of(ids)
+            places = [(n, one[index].dims[dim]) for n, (one, _) in enumerate(self._readings) if dim in one[index].dims]
+            key = tuple((number, ids.tobytes()) for number, ids in places)
+            if key not in self._sizes:
+                self._sizes[key] = axis_of([(self._readings[number][1], ids) for number, ids in places])
+            axis = self._sizes[key]
             if axis.addends or dim in first[index].dims:
                 found[dim] = axis
         return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import count, pairwise
 
 import numpy as np
@@ -35,9 +36,12 @@ class Grouping:
 
     def cuttable(self, ids: Ids) -> NDArray[np.int64]:
         """The group of each of these ids, as a position in ``groups``; −1 for those that cannot be cut."""
-        open_ = np.array([*(group.frozen is None for group in self.groups), False])
         found = self.group_of[ids]
-        return np.where(open_[found], found, -1)
+        return np.where(self._open[found], found, -1)
+
+    @cached_property
+    def _open(self) -> NDArray[np.bool_]:
+        return np.array([*(group.frozen is None for group in self.groups), False])
 
     def without(self, tensors: Set[str]) -> Grouping:
         """The same groups, without what belongs to these tensors or attributes."""
