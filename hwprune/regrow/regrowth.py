@@ -53,8 +53,8 @@ class Regrowth:
                 "or use global",
             )
         self._active, self._allocation = active, allocation
-        self._places = {name: _ranked(saliency[name].to(mask.device), mask) for name, mask in active.items()}
-        self._lacking = {name: len(places) for name, places in self._places.items()}
+        self._ranks = {name: _ranks(saliency[name].to(mask.device), mask) for name, mask in active.items()}
+        self._lacking = {name: int((~mask).sum()) for name, mask in active.items()}
         self._need = {name: max(0.0, 1 - similarity.get(name, 1.0)) for name in active}
         self._layers = self._by_saliency(saliency) if allocation == "global" else torch.empty(0)
 
@@ -84,12 +84,7 @@ class Regrowth:
 
     def masks(self, count: int) -> dict[str, Tensor]:
         """The masks with ``count`` more weights."""
-        grown = {}
-        for name, of_layer in self.counts(count).items():
-            flat = self._active[name].reshape(-1).clone()
-            flat[self._places[name][:of_layer]] = True
-            grown[name] = flat.view(self._active[name].shape)
-        return grown
+        return {name: self._ranks[name] < of_layer for name, of_layer in self.counts(count).items()}
 
     def within(self, limit: float, size: Callable[[Mapping[str, Tensor]], float]) -> dict[str, Tensor]:
         """The masks with as many weights as a limit allows: with one more they would exceed it.
@@ -111,13 +106,14 @@ class Regrowth:
 
     def _by_saliency(self, saliency: Mapping[str, Tensor]) -> Tensor:
         """The layer of every pruned weight, by falling saliency, shape (pruned weights,)."""
-        scores = [saliency[name].flatten()[places.to(saliency[name].device)] for name, places in self._places.items()]
+        scores = [saliency[name].to(mask.device)[~mask] for name, mask in self._active.items()]
         home = scores[0].device
         layers = torch.repeat_interleave(torch.tensor(list(self._lacking.values()), device=home))
         return layers[torch.cat([one.to(home) for one in scores]).argsort(descending=True, stable=True)]
 
 
-def _ranked(scores: Tensor, active: Tensor) -> Tensor:
-    """Flat places of what is pruned, by falling score."""
+def _ranks(scores: Tensor, active: Tensor) -> Tensor:
+    """0 for the highest score of what is pruned, 1 for the next …; -1 for what is active."""
     order = scores.masked_fill(active, -torch.inf).flatten().argsort(descending=True, stable=True)
-    return order[: int((~active).sum())]
+    ranks = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+    return ranks.view(scores.shape).masked_fill_(active, -1)
