@@ -6,17 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from hwprune.budget import Plan, geometric, kept_channels, solve
+from hwprune.budget import geometric, solve
 from hwprune.errors import InputError
 from hwprune.network import Network
 from hwprune.pruning import BudgetPruner, Pricing
 from hwprune.pruning.pruner import Solve
+from hwprune.regrow.growing import every_channel, grown, least_costs, switch_off
 from hwprune.regrow.moments import moments
 from hwprune.regrow.schedule import cosine
 from hwprune.saliency import Criterion
@@ -145,7 +144,7 @@ class ExploringPruner(BudgetPruner):
             else [most] * cycles
             for metric, most in {pricing.metric: limit, **pricing.caps}.items()
         }
-        self._least = pricing.problem(_nothing(pricing.dense), _everything(pricing.dense), limit).least()
+        self._least = least_costs(pricing, limit)
         self._exploration: _Exploration | None = None
         self.grown: list[dict[str, Any]] = []
 
@@ -204,21 +203,13 @@ class ExploringPruner(BudgetPruner):
 
     def _grow(self, targets: Mapping[str, float], optimizer: Optimizer | None) -> None:
         assert self._exploration is not None
-        active, scores = self._exploration.active, self._accumulator.scores()
-        everything = _everything(self.pricing.dense)
-        metric = self.pricing.metric
-        caps = {name: target for name, target in targets.items() if name != metric}
-        plan = self._solve(self.pricing.problem(scores, everything, targets[metric], caps=caps, held=active))
-        kept = _with_best(plan, active, scores)
+        active, everything = self._exploration.active, every_channel(self.pricing)
+        kept = grown(self.pricing, self._solve, self._accumulator.scores(), targets, active)
         self._exploration.end(self.model, optimizer)
-        for block in self.network.removed(kept):
-            self.masks.remove_block(block.name)
-        for group, channels in kept.items():
-            off = set(everything[group]) - set(channels)
-            self.masks.remove(group, sorted(off) if channels else [])
-        pruned = {group: len(everything[group]) - len(active[group]) for group in kept}
-        back = {group: len(kept[group]) - len(active[group]) for group in kept}
-        self.grown.append({"call": self._calls, "grown": sum(back.values()), "explored": sum(pruned.values())})
+        switch_off(self.masks, self.network, kept)
+        back = sum(len(kept[group]) - len(active[group]) for group in kept)
+        explored = sum(len(everything[group]) - len(active[group]) for group in kept)
+        self.grown.append({"call": self._calls, "grown": back, "explored": explored})
         self._exploration = None
         self._accumulator.reset()
 
@@ -291,25 +282,5 @@ class _Exploration:
         }
 
 
-def _with_best(
-    plan: Plan, held: Mapping[str, list[int]], scores: Mapping[str, NDArray[np.float64]]
-) -> dict[str, list[int]]:
-    """The held channels of every group, and the most salient of the others, as many as the plan keeps."""
-    kept = {}
-    for group, width in plan.widths.items():
-        others = [channel for channel in range(len(scores[group])) if channel not in set(held[group])]
-        best = kept_channels(scores[group][others], width - len(held[group])) if width else []
-        kept[group] = sorted([*held[group], *(others[index] for index in best)])
-    return kept
-
-
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
-
-
-def _everything(dense: Mapping[str, int]) -> dict[str, list[int]]:
-    return {group: list(range(count)) for group, count in dense.items()}
-
-
-def _nothing(dense: Mapping[str, int]) -> dict[str, NDArray[np.float64]]:
-    return {group: np.zeros(count) for group, count in dense.items()}

@@ -14,7 +14,8 @@ from hwprune.errors import InputError
 from hwprune.network import Network
 from hwprune.pruning import BudgetPruner, Pricing, PruneSchedule
 from hwprune.pruning.pruner import Solve
-from hwprune.regrow.channels import HAIR, _everything, _nothing, _with_best
+from hwprune.regrow.channels import HAIR
+from hwprune.regrow.growing import every_channel, grown, least_costs, switch_off
 from hwprune.regrow.moments import moments
 from hwprune.saliency import Accumulator, Criterion, TaylorWeight
 
@@ -163,7 +164,7 @@ class RestoringPruner(BudgetPruner):
         super().__init__(model, network, pricing, limit=limit, criterion=dense.saliency.criterion, solver=solver)
         self.dense, self.stages = dense, schedule or RestoreSchedule()
         dense.saliency.scores()
-        least = pricing.problem(_nothing(pricing.dense), _everything(pricing.dense), limit).least()
+        least = least_costs(pricing, limit)
         self._limits = {pricing.metric: limit, **pricing.caps}
         self._targets = {
             metric: geometric(
@@ -206,24 +207,18 @@ class RestoringPruner(BudgetPruner):
 
     def _grow(self, done: int, optimizer: Optimizer | None) -> None:
         active, before = self.masks.kept, self.masks.off
-        everything, scores = _everything(self.pricing.dense), self._accumulator.scores()
         part = done / self.stages.rounds
         targets = {
             metric: most if part == 1 else self._lowest[metric] + (most - self._lowest[metric]) * part
             for metric, most in self._limits.items()
         }
-        limit, caps = targets.pop(self.pricing.metric), targets
-        plan = self._solve(self.pricing.problem(scores, everything, limit, caps=caps, held=active))
-        kept = _with_best(plan, active, scores)
+        kept = grown(self.pricing, self._solve, self._accumulator.scores(), targets, active)
         self.masks.restore_all()
-        for block in self.network.removed(kept):
-            self.masks.remove_block(block.name)
-        for group, channels in kept.items():
-            self.masks.remove(group, sorted(set(everything[group]) - set(channels)) if channels else [])
+        switch_off(self.masks, self.network, kept)
         self.masks.apply()
         self._begin_anew(before, optimizer)
         back = sum(len(channels) - len(active[group]) for group, channels in kept.items())
-        pruned = sum(len(channels) - len(active[group]) for group, channels in everything.items())
+        pruned = sum(len(channels) - len(active[group]) for group, channels in every_channel(self.pricing).items())
         self.grown.append({"call": self._calls, "grown": back, "pruned": pruned})
 
     @torch.no_grad()
