@@ -96,6 +96,10 @@ def _macs(job: Job, run: RunFolder) -> int:
     return job.network.macs_at(widths)
 
 
+def _removed_blocks(job: Job, run: RunFolder) -> list[str]:
+    return [block.name for block in job.network.removed(Plan.load(run.path / "plan.json").kept)]
+
+
 def _result(job: Job, run: RunFolder) -> dict[str, Any]:
     dense, settled = run.stage("baseline"), run.stage("settle")
     done, measured = run.stage("artifact"), run.stage("measured")
@@ -129,6 +133,8 @@ def _result(job: Job, run: RunFolder) -> dict[str, Any]:
         "baseline_parameters": dense["parameters"],
         "macs": _macs(job, run),
         "baseline_macs": dense["macs"],
+        "blocks": len(job.network.blocks),
+        "removed_blocks": _removed_blocks(job, run),
         "parity": done["parity"],
         "cut_error": run.stage("finetune")["cut_error"],
         "budget_met": held if all(known) else None,

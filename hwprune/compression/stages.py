@@ -158,11 +158,11 @@ def reach(job: Job, run: RunFolder) -> dict[str, Any]:
     """
     prices = pricing(job, run)
     for metric, most in prices.caps.items():
-        _check_reach(most, prices.value(prices.smallest, metric), cast(Metric, metric))
+        _check_reach(job, most, prices.value(prices.smallest, metric), cast(Metric, metric))
     dense, smallest = prices.value(prices.dense), prices.value(prices.smallest)
     if not _can_measure(job, run):
         limit = job.budget.resolve(dense)
-        _check_reach(limit, smallest, job.budget.metric)
+        _check_reach(job, limit, smallest, job.budget.metric)
         return {"limit": limit, "trials": []}
     measured_dense = _dense_value(job, run)
     limit = job.budget.resolve(measured_dense)
@@ -170,17 +170,18 @@ def reach(job: Job, run: RunFolder) -> dict[str, Any]:
         return {"limit": limit, "trials": [_record(Trial(prices.dense, dense, measured_dense))]}
     kept = {group: range(width) for group, width in prices.smallest.items()}
     measured_least = gauge(job, run).measure(cut(job.model, job.network.cuts(kept)))
-    _check_reach(limit, measured_least, job.budget.metric)
+    _check_reach(job, limit, measured_least, job.budget.metric)
     trials = [Trial(prices.dense, dense, measured_dense), Trial(prices.smallest, smallest, measured_least)]
     return {"limit": limit, "trials": [_record(trial) for trial in trials]}
 
 
-def _check_reach(limit: float, least: float, metric: Metric) -> None:
+def _check_reach(job: Job, limit: float, least: float, metric: Metric) -> None:
     if limit < least:
+        more = job.network.blocks and not job.config.remove_blocks and job.config.solver == "joint"
         raise BudgetError(
             f"the budget of {spell(metric, limit)} cannot be reached: with every group cut to its least width the "
             f"network still takes {spell(metric, least)}",
-            hint=f"ask for {spell(metric, least * 1.05)} or more",
+            hint=f"ask for {spell(metric, least * 1.05)} or more" + (", or give --remove-blocks" if more else ""),
         )
 
 

@@ -13,6 +13,8 @@ from rich.text import Text
 
 from hwprune.report.quantities import change, quantity
 
+MOST_NAMES = 3  # of removed blocks
+
 
 @dataclass(frozen=True)
 class Row:
@@ -43,6 +45,12 @@ def summary_rows(result: Mapping[str, Any]) -> list[Row]:
         rows.append(_row("latency, predicted", "latency_ms", None, result["predicted_latency_ms"]))
     for name, key in (("parameters", "parameters"), ("multiply-accumulates", "macs"), ("file size", "size_bytes")):
         rows.append(_row(name, key, result[f"baseline_{key}"], result[key]))
+    if gone := result.get("removed_blocks"):
+        rest = f" and {len(gone) - MOST_NAMES} more" if len(gone) > MOST_NAMES else ""
+        left = str(result["blocks"] - len(gone))
+        rows.append(
+            Row("residual blocks", str(result["blocks"]), left, f"without {', '.join(gone[:MOST_NAMES])}{rest}")
+        )
     memory = "activation memory" if result["memory_of"] == "activations" else "memory"
     before, after = result["baseline_memory_bytes"], result["measured_memory_bytes"]
     rows.append(_row(f"{memory}, measured", "memory_bytes", before, after))

@@ -21,7 +21,7 @@ from hwprune.latency import LatencyTable, predict
 from hwprune.network import cut, load_weights, trace
 from hwprune.pruning import price
 from hwprune.report import write_report
-from hwprune.report.summary import verdict
+from hwprune.report.summary import summary_rows, verdict
 from hwprune.targets import load_target, runtime_for
 from hwprune.training import load_data
 
@@ -327,14 +327,17 @@ def test_blocks_are_removed_where_widths_are_not_enough(tmp_path: Path, device: 
     (block,) = network.blocks
     prices = price(network, "macs", step=4)
     limit = 0.9 * prices.value(prices.smallest)
-    with device(), pytest.raises(BudgetError, match="cannot be reached"):
+    with device(), pytest.raises(BudgetError, match="cannot be reached") as refused:
         compress(config(tmp_path / "no", macs=f"{limit:.0f}"))
+    assert refused.value.hint.endswith(", or give --remove-blocks")
     with device():
         run = compress(config(tmp_path / "run", macs=f"{limit:.0f}", remove_blocks=True))
     result = check_run(run.path)
     assert run.budget_met
     assert result["macs"] <= limit
     assert {name: run.plan.widths[name] for name in block.groups} == dict.fromkeys(block.groups, 0)
+    assert (result["blocks"], result["removed_blocks"]) == (1, [block.name])
+    assert any(row.change == f"without {block.name}" for row in summary_rows(result))
     again = compress(config(tmp_path / "run", macs=f"{limit:.0f}", remove_blocks=True), resume=True)
     assert again.plan == run.plan
 
