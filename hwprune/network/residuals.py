@@ -35,8 +35,8 @@ def blocks_of(
     """
     finder = _Finder(recording, labelled, groups, layers)
     found, taken = dict[int, Block](), set[str]()
-    for size, index, block in sorted(finder.blocks(), key=lambda one: one[:2]):
-        if taken.isdisjoint(block.layers) and size:
+    for _, index, block in sorted(finder.blocks(), key=lambda one: one[:2]):
+        if taken.isdisjoint(block.layers):
             taken.update(block.layers)
             found[index] = block
     return _uniquely_named([found[index] for index in sorted(found)])
