@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxscript.optimizer
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -97,26 +98,41 @@ def exported_proto(model: nn.Module, example: Example) -> onnx.ModelProto:
         ModelError: ``forward`` fails or has no ONNX form.
     """
     expected = reference_outputs(model, example)
-    positional, named = arguments(on_device_of(model, example))
     with evaluating(model), returning_tensors(model), exporter_noise_silenced(), _FourDimensions():
-        try:
-            program = torch.onnx.export(
-                model,
-                positional,
-                kwargs=named,
-                input_names=list(named) or list(_names("input", len(positional))),
-                output_names=list(_names("output", len(expected))),
-                dynamo=True,
-                optimize=True,
-                verbose=False,
-            )
-        except torch.onnx.OnnxExporterError as error:
-            raise _cannot_export(error) from error
+        proto = _exported(model, example, len(expected), optimize=True)
+        # The exporter's rewriting loses constants where several Clips follow one (onnxscript 0.7.2).
+        return proto if _is_whole(proto.graph) else _exported(model, example, len(expected), optimize=False)
+
+
+def _exported(model: nn.Module, example: Example, outputs: int, *, optimize: bool) -> onnx.ModelProto:
+    positional, named = arguments(on_device_of(model, example))
+    try:
+        program = torch.onnx.export(
+            model,
+            positional,
+            kwargs=named,
+            input_names=list(named) or list(_names("input", len(positional))),
+            output_names=list(_names("output", outputs)),
+            dynamo=True,
+            optimize=optimize,
+            verbose=False,
+        )
+    except torch.onnx.OnnxExporterError as error:
+        raise _cannot_export(error) from error
     assert program is not None  # None is returned by the exporter that dynamo=False asks for
+    if not optimize:
+        onnxscript.optimizer.fold_constants(program.model)
+        onnxscript.optimizer.remove_unused_nodes(program.model)
     if any(isinstance(module, Removed) for module in model.modules()):
         without_zeros(program.model, model.state_dict().keys())
     proto: onnx.ModelProto = program.model_proto
     return proto
+
+
+def _is_whole(graph: onnx.GraphProto) -> bool:
+    """Whether everything that nodes read is there."""
+    made = {one.name for one in (*graph.input, *graph.initializer)}.union(*(node.output for node in graph.node))
+    return made.union([""]).issuperset(value for node in graph.node for value in node.input)
 
 
 class _FourDimensions(TorchFunctionMode):

@@ -134,3 +134,38 @@ def test_a_full_disk_keeps_the_earlier_file(tmp_path, monkeypatch):
         export_onnx(nn.ReLU(), torch.randn(1, 3), path)
     assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
     assert path.read_bytes() == b"earlier"
+
+
+class Clipped(nn.Module):
+    """A layer whose input and output are clipped to ranges in buffers."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, 1)
+        for name, value in (("low", -0.4), ("high", 0.5), ("least", -0.3), ("most", 0.3)):
+            self.register_buffer(name, torch.tensor(value))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x.clamp(self.low, self.high)).clamp(self.least, self.most)
+
+
+class Clips(nn.Module):
+    """What one layer clipped is clipped again by several."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.others = Clipped(3, 4), nn.ModuleList(Clipped(4, 4) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        return self.others[0](torch.nn.functional.gelu(self.others[1](x)) * self.others[2](x))
+
+
+def test_several_clips_of_one_clipped_value(tmp_path):
+    torch.manual_seed(0)
+    model, image = Clips().eval(), torch.randn(1, 3, 6, 6)
+    export_onnx(model, image, tmp_path / "model.onnx")
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    assert {node.op_type for node in graph.node} <= {"Clip", "Max", "Min", "Conv", "Gelu", "Mul"}
+    (found,) = open_engine(str(tmp_path / "model.onnx")).run({"input": image.numpy()})
+    np.testing.assert_allclose(found, model(image).detach().numpy(), rtol=1e-4, atol=1e-6)
