@@ -24,7 +24,7 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Other people's models bring libraries with threads of their own, so they stay out of the process that forks data loaders.
+# Other people's models bring libraries with threads of their own: they have a process for themselves.
 unit: setup $(VENV)/zoo/.ready
 	$(BIN)/python -m pytest --ignore tests/network
 	$(BIN)/python -m pytest tests/network
