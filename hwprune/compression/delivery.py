@@ -43,7 +43,7 @@ def measure_delivery(job: Job, run: RunFolder) -> dict[str, Any]:
 
 def _counted(job: Job, run: RunFolder, metric: str) -> float | None:
     """Size, memory or operations of the exported network."""
-    value = _macs(job, run) if metric == "macs" else run.stage("artifact")[metric]
+    value = job.network.macs_at(_widths(job, run)) if metric == "macs" else run.stage("artifact")[metric]
     return None if value is None else float(value)
 
 
@@ -91,9 +91,9 @@ def _golden(job: Job) -> Example:
     return next(job.validation_inputs(job.target.batch))
 
 
-def _macs(job: Job, run: RunFolder) -> int:
-    widths = {**job.network.dense_widths, **Plan.load(run.path / "plan.json").widths}
-    return job.network.macs_at(widths)
+def _widths(job: Job, run: RunFolder) -> dict[str, int]:
+    """Of every group, those that are not cut included."""
+    return {**job.network.dense_widths, **Plan.load(run.path / "plan.json").widths}
 
 
 def _removed_blocks(job: Job, run: RunFolder) -> list[str]:
@@ -131,7 +131,7 @@ def _result(job: Job, run: RunFolder) -> dict[str, Any]:
         **_memory(job, run),
         "parameters": run.stage("finetune")["parameters"],
         "baseline_parameters": dense["parameters"],
-        "macs": _macs(job, run),
+        "macs": job.network.macs_at(_widths(job, run)),
         "baseline_macs": dense["macs"],
         "blocks": len(job.network.blocks),
         "removed_blocks": _removed_blocks(job, run),
@@ -149,8 +149,7 @@ def _result(job: Job, run: RunFolder) -> dict[str, Any]:
 
 def _memory(job: Job, run: RunFolder) -> dict[str, Any]:
     alone = job.config.weights_in_flash
-    widths = {**job.network.dense_widths, **Plan.load(run.path / "plan.json").widths}
-    taken = footprint(job.network, job.runtime, job.target.precision, widths)
+    taken = footprint(job.network, job.runtime, job.target.precision, _widths(job, run))
     return {
         "memory_of": "activations" if alone else "weights and activations",
         "predicted_memory_bytes": taken.activation_bytes if alone else taken.memory_bytes,
@@ -183,12 +182,12 @@ def _manifest(job: Job, run: RunFolder, result: dict[str, Any]) -> dict[str, Any
 
 
 def _groups(job: Job, run: RunFolder) -> list[dict[str, Any]]:
-    widths = Plan.load(run.path / "plan.json").widths
+    widths = _widths(job, run)
     return [
         {
             "name": group.name,
             "channels": group.channels,
-            "kept": widths.get(group.name, group.channels),
+            "kept": widths[group.name],
             "frozen": group.frozen,
         }
         for group in job.network.groups
@@ -200,9 +199,8 @@ def _layers(job: Job, run: RunFolder) -> list[dict[str, Any]]:
     table = LatencyTable.load(run.path / "table.json") if (run.path / "table.json").exists() else None
     if table is None:
         return []
-    widths = {**job.network.dense_widths, **Plan.load(run.path / "plan.json").widths}
     before = predict(job.network.layers, table, job.network.dense_widths).per_layer
-    after = predict(job.network.layers, table, widths).per_layer
+    after = predict(job.network.layers, table, _widths(job, run)).per_layer
     return [
         {"name": b.name, "before_ms": b.latency_ms, "after_ms": a.latency_ms, "source": a.source}
         for b, a in zip(before, after, strict=True)

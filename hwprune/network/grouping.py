@@ -7,12 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import count, pairwise
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hwprune.budget.axis import Axis
 from hwprune.network.labels import Block, Ids, Labels
+from hwprune.network.network import Block as ResidualBlock
 from hwprune.network.network import ChannelGroup, Member
 
 _NO_REASON = np.iinfo(np.int64).max
@@ -238,9 +240,12 @@ def _module(block: Block) -> str:
     return path.rpartition(".")[0] if path == block.tensor and "." in path else path
 
 
-def uniquely_named(groups: Iterable[ChannelGroup]) -> tuple[ChannelGroup, ...]:
-    """The same groups, with a number behind names that are taken."""
-    result: dict[str, ChannelGroup] = {}
+Named = TypeVar("Named", ChannelGroup, ResidualBlock)
+
+
+def uniquely_named(groups: Iterable[Named]) -> tuple[Named, ...]:
+    """The same groups or blocks, with a number behind names that are taken."""
+    result: dict[str, Named] = {}
     for group in groups:
         names = (group.name if number == 1 else f"{group.name}#{number}" for number in count(1))
         name = next(name for name in names if name not in result)

@@ -37,7 +37,7 @@ def masked(model: nn.Module, network: Network, kept: Mapping[str, Sequence[int]]
     result = copied(model)
     for block in network.removed(kept):
         silence(result, block)
-    tensors, buffers = _named(result), dict(result.named_buffers())
+    tensors, buffers = named_tensors(result), dict(result.named_buffers())
     for name, channels in kept.items():
         group = _cuttable(network, name)
         if not len(channels):
@@ -61,7 +61,8 @@ def _switched(group: ChannelGroup, buffers: Container[str]) -> list[Member]:
     return [member for member in group.tensors if member.role != "scale" or member.tensor not in buffers]
 
 
-def _named(model: nn.Module) -> dict[str, torch.Tensor]:
+def named_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """All parameters and buffers of a model, by their names."""
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
@@ -120,8 +121,10 @@ class Masks:
     def kept(self) -> dict[str, list[int]]:
         """Cuttable group → channels that are alive, sorted; none of a group in a block that is switched off."""
         gone = {name for block in self._network.blocks if block.name in self._silenced for name in block.groups}
-        found = {name: alive.nonzero().ravel().tolist() for name, alive in self._alive.items()}
-        return {name: [] if name in gone else alive for name, alive in found.items()}
+        return {name: [] if name in gone else alive for name, alive in self._channels().items()}
+
+    def _channels(self) -> dict[str, list[int]]:
+        return {name: alive.nonzero().ravel().tolist() for name, alive in self._alive.items()}
 
     @property
     def off(self) -> dict[str, torch.Tensor]:
@@ -129,7 +132,7 @@ class Masks:
         gone = [block for block in self._network.blocks if block.name in self._silenced]
         whole = {
             name: torch.ones(tensor.shape, dtype=torch.bool)
-            for name, tensor in _named(self._model).items()
+            for name, tensor in named_tensors(self._model).items()
             if any(block.holds(name) for block in gone)
         }
         return {name: mask.clone() for name, mask in self._off.items() if mask.any()} | whole
@@ -151,7 +154,7 @@ class Masks:
             left = "no channel" if not alive.any() else "a single channel, which forward squeezes away,"
             raise InputError(f"{left} of group {group} would be left", hint=f"keep at least {found.least}")
         self._alive[group] = alive
-        tensors = _named(self._model)
+        tensors = named_tensors(self._model)
         for name in {member.tensor for member in found.tensors} & self._cuts.keys():
             self._refresh(name, tensors[name])
 
@@ -191,11 +194,27 @@ class Masks:
         """
         found = _cuttable(self._network, group)
         self._alive[group][_checked(found, list(channels))] = True
-        tensors = _named(self._model)
+        tensors = named_tensors(self._model)
         for name in {member.tensor for member in found.tensors} & self._cuts.keys():
             back = self._refresh(name, tensors[name])
             with torch.no_grad():
                 tensors[name][back.to(tensors[name].device)] = self._saved[name][back].to(tensors[name])
+
+    def keep_only(self, kept: Mapping[str, Sequence[int]]) -> None:
+        """Of what is on, switch everything else off.
+
+        Args:
+            kept: group name → channels; a group that is not named keeps what it has, and one that keeps nothing is
+                switched off with its block.
+
+        Raises:
+            InputError: as :meth:`remove`, or no channel is left of what is in no block.
+        """
+        for block in self._network.removed(kept):
+            self.remove_block(block.name)
+        for group, on in self.kept.items():
+            staying = set(kept.get(group) or on)
+            self.remove(group, [channel for channel in on if channel not in staying])
 
     def restore_all(self) -> None:
         """Bring everything back, with the values that it had when it was switched off."""
@@ -206,7 +225,7 @@ class Masks:
 
     def apply(self) -> None:
         """Set every position of the removed channels to zero (running variances to one), in place."""
-        tensors = _named(self._model)
+        tensors = named_tensors(self._model)
         with torch.no_grad():
             for name, mask in self._off.items():
                 self._off[name] = mask.to(tensors[name].device)
@@ -231,7 +250,7 @@ class Masks:
     def state_dict(self) -> dict[str, Any]:
         """Plain data and tensors: which channels are alive, the values of those that are not, which blocks are off."""
         return {
-            "kept": {name: alive.nonzero().ravel().tolist() for name, alive in self._alive.items()},
+            "kept": self._channels(),
             "silenced": sorted(self._silenced),
             "saved": {name: saved.clone() for name, saved in self._saved.items()},
         }
@@ -250,7 +269,7 @@ class Masks:
             alive[:] = name not in state["kept"]
         for name, channels in state["kept"].items():
             self._alive[name][_checked(_cuttable(self._network, name), channels)] = True
-        tensors = _named(self._model)
+        tensors = named_tensors(self._model)
         for name in self._cuts:
             self._refresh(name, tensors[name])
         self._saved = {name: saved.clone().cpu() for name, saved in state["saved"].items()}

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from hwprune.latency.layer import Layer
+from hwprune.network.grouping import uniquely_named
 from hwprune.network.labels import Labelled
 from hwprune.network.layers import runs_kernel, views_in
 from hwprune.network.network import Block, ChannelGroup
@@ -39,7 +40,7 @@ def blocks_of(
         if taken.isdisjoint(block.layers):
             taken.update(block.layers)
             found[index] = block
-    return _uniquely_named([found[index] for index in sorted(found)])
+    return uniquely_named([found[index] for index in sorted(found)])
 
 
 class _Finder:
@@ -177,13 +178,3 @@ def _common(paths: Iterable[str]) -> str:
             break
         parts.append(names[0])
     return ".".join(parts) or next(iter(paths))
-
-
-def _uniquely_named(blocks: Sequence[Block]) -> tuple[Block, ...]:
-    taken: Counter[str] = Counter()
-    named = []
-    for block in blocks:
-        taken[block.name] += 1
-        number = f"#{taken[block.name]}" if taken[block.name] > 1 else ""
-        named.append(replace(block, name=f"{block.name}{number}"))
-    return tuple(named)

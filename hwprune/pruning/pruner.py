@@ -121,16 +121,9 @@ class BudgetPruner:
         caps = {other: target for other, target in targets.items() if other != metric}
         if any(self.pricing.value(self.widths, one) > target * (1 + ROUNDING) for one, target in targets.items()):
             scores = self._accumulator.scores()
-            self._mask(self._solve(self.pricing.problem(scores, self.masks.kept, targets[metric], caps=caps)))
+            plan = self._solve(self.pricing.problem(scores, self.masks.kept, targets[metric], caps=caps))
+            self.masks.keep_only(self._chosen(plan))
         self._accumulator.reset()
-
-    def _mask(self, plan: Plan) -> None:
-        chosen = self._chosen(plan)
-        for block in self.network.removed(chosen):
-            self.masks.remove_block(block.name)
-        for group, kept in chosen.items():
-            staying = set(kept) or set(self.masks.kept[group])
-            self.masks.remove(group, [channel for channel in self.masks.kept[group] if channel not in staying])
 
     def _chosen(self, plan: Plan) -> dict[str, list[int]]:
         """The most salient of the channels that are left, as many as the plan keeps of every group."""

@@ -16,7 +16,7 @@ from hwprune.regrow.dense_reference import DenseReference
 from hwprune.regrow.distribution import layer_counts, weights_at
 from hwprune.regrow.history import History, MaskUpdate
 from hwprune.regrow.lamp import lamp_scores
-from hwprune.regrow.masks import SparseMasks
+from hwprune.regrow.masks import SparseMasks, check_same_settings
 from hwprune.regrow.ranking import top_k_of_all
 from hwprune.regrow.regrowth import Allocation, Regrowth
 from hwprune.regrow.similarity import Run, output_maps, similarities
@@ -171,7 +171,7 @@ class BidirectionalPruner:
             raise InputError("all rounds of pruning and growing are done", hint="train on; masks stay as they are")
         self.masks.follow()
         self.masks.apply(self.optimizer)
-        self._check_finite()
+        self.masks.check_finite(self._calls)
         before = dict(self.masks.active)
         if self.growing:
             self._grow()
@@ -260,14 +260,6 @@ class BidirectionalPruner:
                 hint="prune to a lower density, or give a larger budget",
             )
 
-    def _check_finite(self) -> None:
-        for name, weight in self.masks.weights.items():
-            if not bool(weight.parameter.isfinite().all()):
-                raise InputError(
-                    f"the training diverged: {name} is not finite after step {self._calls}",
-                    hint="lower the learning rate, add warm-up or clip gradients",
-                )
-
     def state_dict(self) -> dict[str, Any]:
         """Everything that changes: nested dicts of tensors and plain values.
 
@@ -290,13 +282,7 @@ class BidirectionalPruner:
             InputError: the state is of other settings, another budget or another model.
         """
         here, there = {**asdict(self.schedule), "budget": self.budget}, state["schedule"]
-        if here != there:
-            keys = sorted(key for key in here.keys() | there.keys() if here.get(key) != there.get(key))
-            raise InputError(
-                f"the saved state is of {', '.join(f'{key}={there.get(key)!r}' for key in keys)}; "
-                f"this pruner has {', '.join(f'{key}={here.get(key)!r}' for key in keys)}",
-                hint="continue with the schedule and budget of the run",
-            )
+        check_same_settings(here, there, hint="continue with the schedule and budget of the run")
         self.masks.load_state_dict(state["masks"])
         counters = state["counters"]
         self._calls, self._since, self._rounds = (int(counters[key]) for key in ("calls", "since", "rounds"))

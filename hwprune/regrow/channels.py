@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from hwprune.budget import geometric, solve
@@ -15,8 +14,8 @@ from hwprune.errors import InputError
 from hwprune.network import Network
 from hwprune.pruning import BudgetPruner, Pricing
 from hwprune.pruning.pruner import Solve
-from hwprune.regrow.growing import every_channel, grown, least_costs, switch_off
-from hwprune.regrow.moments import moments
+from hwprune.regrow.freezing import Frozen
+from hwprune.regrow.growing import every_channel, grown, least_costs
 from hwprune.regrow.schedule import cosine
 from hwprune.saliency import Criterion
 
@@ -145,7 +144,8 @@ class ExploringPruner(BudgetPruner):
             for metric, most in {pricing.metric: limit, **pricing.caps}.items()
         }
         self._least = least_costs(pricing, limit)
-        self._exploration: _Exploration | None = None
+        self._frozen: Frozen | None = None
+        self._held: dict[str, list[int]] = {}  # channels, while the others are explored
         self.grown: list[dict[str, Any]] = []
 
     @property
@@ -156,13 +156,17 @@ class ExploringPruner(BudgetPruner):
     @property
     def exploring(self) -> bool:
         """True while what is pruned is switched on: no time to judge the network."""
-        return self._exploration is not None
+        return self._frozen is not None
+
+    @property
+    def active(self) -> dict[str, list[int]]:
+        """Cuttable group → its active channels; while exploring, those that are frozen."""
+        return self._held or self.masks.kept
 
     @property
     def widths(self) -> dict[str, int]:
         """Width of every cuttable group; while exploring, of what is active."""
-        kept = self._exploration.active if self._exploration else self.masks.kept
-        return {group: len(kept[group]) for group in self.pricing.widths}
+        return {group: len(self.active[group]) for group in self.pricing.widths}
 
     def step(self, optimizer: Optimizer | None = None) -> None:
         """Account for one training step; prune, explore or grow when that is due.
@@ -182,8 +186,8 @@ class ExploringPruner(BudgetPruner):
         prune, explore = stages.importance_steps, stages.importance_steps + stages.accuracy_steps
         if place < prune or place >= explore:
             self._accumulator.update(self.model)
-        if self._exploration:
-            self._exploration.put_back(self.model)
+        if self._frozen:
+            self._frozen.put_back(self.model)
         if cycle == stages.cycles:
             return  # the last saliency
         if place + 1 == prune:
@@ -196,91 +200,35 @@ class ExploringPruner(BudgetPruner):
 
     def _explore(self, optimizer: Optimizer | None) -> None:
         self._accumulator.reset()
-        explored, active = self.masks.off, self.masks.kept
+        self._held = self.masks.kept
         self.masks.apply()
-        self._exploration = _Exploration.begin(self.model, optimizer, active, explored)
+        self._frozen = Frozen.begin(self.model, optimizer, self.masks.off)
         self.masks.restore_all()
 
     def _grow(self, targets: Mapping[str, float], optimizer: Optimizer | None) -> None:
-        assert self._exploration is not None
-        active, everything = self._exploration.active, every_channel(self.pricing)
+        assert self._frozen is not None
+        active, everything = self.active, every_channel(self.pricing)
         kept = grown(self.pricing, self._solve, self._accumulator.scores(), targets, active)
-        self._exploration.end(self.model, optimizer)
-        switch_off(self.masks, self.network, kept)
+        self._frozen.end(self.model, optimizer)
+        self.masks.keep_only(kept)
         back = sum(len(kept[group]) - len(active[group]) for group in kept)
         explored = sum(len(everything[group]) - len(active[group]) for group in kept)
         self.grown.append({"call": self._calls, "grown": back, "explored": explored})
-        self._exploration = None
+        self._frozen, self._held = None, {}
         self._accumulator.reset()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to continue, in any stage: nested dicts of tensors and plain values."""
-        exploration = self._exploration.state_dict() if self._exploration else {}
-        return {**super().state_dict(), "exploration": exploration, "grown": list(self.grown)}
+        return {
+            **super().state_dict(),
+            "frozen": self._frozen.state_dict() if self._frozen else {},
+            "active": {group: list(channels) for group, channels in self._held.items()},
+            "grown": list(self.grown),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from :meth:`state_dict`; the model's own weights are the caller's to restore first."""
         super().load_state_dict(state)
         self.grown = list(state["grown"])
-        self._exploration = _Exploration(**state["exploration"]) if state["exploration"] else None
-
-
-@dataclass
-class _Exploration:
-    """What is put back while the rest is trained.
-
-    Attributes:
-        active: group → its active channels.
-        explored: tensor → the positions that are trained, bool.
-        frozen: parameter or buffer → its values when the exploration began.
-        moments: parameter → what the optimizer remembered of it then.
-    """
-
-    active: dict[str, list[int]]
-    explored: dict[str, Tensor]
-    frozen: dict[str, Tensor]
-    moments: dict[str, dict[str, Tensor]]
-
-    @classmethod
-    def begin(
-        cls, model: nn.Module, optimizer: Optimizer | None, active: dict[str, list[int]], explored: dict[str, Tensor]
-    ) -> _Exploration:
-        """Remember everything; what is explored has no momentum."""
-        frozen = {name: tensor.detach().clone() for name, tensor in _tensors(model).items()}
-        remembered: dict[str, dict[str, Tensor]] = {}
-        for name, parameter in model.named_parameters() if optimizer else ():
-            held = moments(optimizer, parameter) if optimizer else {}
-            remembered[name] = {key: value.clone() for key, value in held.items()}
-            for value in held.values() if name in explored else ():
-                value.masked_fill_(explored[name].to(value.device), 0)
-        return cls(active, explored, frozen, remembered)
-
-    @torch.no_grad()
-    def put_back(self, model: nn.Module) -> None:
-        """Give everything that is not explored the values that it had."""
-        for name, tensor in _tensors(model).items():
-            before, explored = self.frozen[name].to(tensor.device), self.explored.get(name)
-            tensor.copy_(before if explored is None else torch.where(explored.to(tensor.device), tensor, before))
-
-    @torch.no_grad()
-    def end(self, model: nn.Module, optimizer: Optimizer | None) -> None:
-        """Give the optimizer back what it remembered of the frozen part; of what was explored, nothing."""
-        for name, parameter in model.named_parameters() if optimizer else ():
-            for key, value in moments(optimizer, parameter).items() if optimizer else ():
-                before = self.moments.get(name, {}).get(key)
-                value.zero_() if before is None else value.copy_(before)
-                if name in self.explored:
-                    value.masked_fill_(self.explored[name].to(value.device), 0)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Copies of everything."""
-        return {
-            "active": {group: list(channels) for group, channels in self.active.items()},
-            "explored": {name: mask.clone() for name, mask in self.explored.items()},
-            "frozen": {name: tensor.clone() for name, tensor in self.frozen.items()},
-            "moments": {name: {k: v.clone() for k, v in held.items()} for name, held in self.moments.items()},
-        }
-
-
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        self._frozen = Frozen(**state["frozen"]) if state["frozen"] else None
+        self._held = {group: list(channels) for group, channels in state["active"].items()}

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwprune.budget import kept_channels
-from hwprune.network import Masks, Network
 from hwprune.pruning import Pricing
 from hwprune.pruning.pruner import Solve
 
@@ -47,12 +46,3 @@ def grown(pricing: Pricing, solver: Solve, scores: Scores, limits: Mapping[str, 
         best = kept_channels(scores[group][others], width - len(held)) if width else []
         kept[group] = sorted([*held, *(others[index] for index in best)])
     return kept
-
-
-def switch_off(masks: Masks, network: Network, kept: Kept) -> None:
-    """Of masks that have everything switched on, switch off what is not kept."""
-    for block in network.removed(kept):
-        masks.remove_block(block.name)
-    for group, on in masks.kept.items():
-        staying = set(kept.get(group) or on)
-        masks.remove(group, [channel for channel in on if channel not in staying])

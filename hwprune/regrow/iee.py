@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from hwprune.regrow._base import Context, Rule
 from hwprune.regrow.distribution import Distribution, layer_counts
-from hwprune.regrow.moments import moments
+from hwprune.regrow.freezing import Frozen
 from hwprune.regrow.ranking import top_k
 from hwprune.regrow.schedule import cosine
 from hwprune.regrow.weights import magnitude
@@ -89,7 +89,7 @@ class IEE(Rule):
     def start(self, context: Context) -> None:
         """Random masks, or the largest weights, with the distribution's number in every layer."""
         masks = context.masks
-        context.memory["aside"] = {name: _copy(weight.parameter) for name, weight in masks.weights.items()}
+        context.memory["aside"] = {name: weight.parameter.detach().clone() for name, weight in masks.weights.items()}
         if self.initial == "random":
             masks.at_random(self.distribution, self.density, seed=context.seed)
         else:
@@ -111,7 +111,7 @@ class IEE(Rule):
     def settle(self, context: Context) -> None:
         """Hold pruned weights at zero, or the others at what they were; switch pruned weights on when it is time."""
         if self.explores(context.step - 1):
-            _put_back(context)
+            Frozen(**context.memory["frozen"]).put_back(context.model)
         else:
             super().settle(context)
         if self.explores(context.step) and not self.explores(context.step - 1):
@@ -126,7 +126,7 @@ class IEE(Rule):
         if growing:
             for name, active in before.items():
                 masks.active[name] = active | top_k(magnitude(masks.weights[name].parameter), omega[name], ~active)
-            _put_back_moments(context)
+            Frozen(**context.memory.pop("frozen")).end(context.model, context.optimizer)
         else:
             masks.keep_largest_of_each({name: count - omega[name] for name, count in counts.items()})
         for name, weight in masks.weights.items():
@@ -134,45 +134,14 @@ class IEE(Rule):
             aside[name] = torch.where(used, weight.parameter.detach(), _near(aside[name], weight.parameter))
 
 
-def _copy(tensor: Tensor) -> Tensor:
-    return tensor.detach().clone()
-
-
 def _near(saved: Tensor, live: Tensor) -> Tensor:
     return saved.to(device=live.device, dtype=live.dtype)
 
 
-def _tensors(context: Context) -> dict[str, Tensor]:
-    """All parameters and buffers, by their names."""
-    return {**dict(context.model.named_parameters()), **dict(context.model.named_buffers())}
-
-
 def _switch_on(context: Context) -> None:
     """Remember everything, then give pruned weights their most recently used values."""
-    frozen: dict[str, Any] = {name: _copy(tensor) for name, tensor in _tensors(context).items()}
-    context.memory["frozen"] = frozen
-    context.memory["moments"] = {
-        name: {key: _copy(value) for key, value in moments(context.optimizer, parameter).items()}
-        for name, parameter in context.model.named_parameters()
-    }
+    explored = {name: ~active for name, active in context.masks.active.items()}
+    context.memory["frozen"] = vars(Frozen.begin(context.model, context.optimizer, explored))
     for name, weight in context.masks.weights.items():
         values = _near(context.memory["aside"][name], weight.parameter)
-        weight.parameter.copy_(torch.where(context.masks.active[name], weight.parameter, values))
-
-
-def _put_back(context: Context) -> None:
-    """Give everything that is not explored the values that it had."""
-    frozen = context.memory["frozen"]
-    for name, tensor in _tensors(context).items():
-        active, value = context.masks.active.get(name), _near(frozen[name], tensor)
-        tensor.copy_(value if active is None else torch.where(active, value, tensor))
-
-
-def _put_back_moments(context: Context) -> None:
-    """Give the optimizer back what it remembered before the exploration; of explored weights that was nothing."""
-    saved = context.memory.pop("moments")
-    context.memory.pop("frozen")
-    for name, parameter in context.model.named_parameters():
-        for key, value in moments(context.optimizer, parameter).items():
-            before = saved[name].get(key)
-            value.zero_() if before is None else value.copy_(before)
+        weight.parameter.copy_(torch.where(explored[name], values, weight.parameter))

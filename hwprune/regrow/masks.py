@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -130,6 +130,22 @@ class SparseMasks:
                 for moment in moments(optimizer, weight.parameter).values():
                     moment.masked_fill_(inactive, 0)
 
+    def check_finite(self, step: int) -> None:
+        """Refuse to rank weights of a training that diverged.
+
+        Args:
+            step: after which it is asked.
+
+        Raises:
+            InputError: a weight is not finite.
+        """
+        for name, weight in self.weights.items():
+            if not bool(weight.parameter.isfinite().all()):
+                raise InputError(
+                    f"the training diverged: {name} is not finite after step {step}",
+                    hint="lower the learning rate, add warm-up or clip gradients",
+                )
+
     def state_dict(self) -> dict[str, Tensor]:
         """Weight → a copy of its mask."""
         return {name: mask.clone() for name, mask in self.active.items()}
@@ -151,3 +167,23 @@ class SparseMasks:
             name: state[name].to(device=weight.parameter.device, dtype=torch.bool, copy=True)
             for name, weight in self.weights.items()
         }
+
+
+def check_same_settings(here: Mapping[str, Any], there: Mapping[str, Any], hint: str) -> None:
+    """Refuse a state that was saved under other settings.
+
+    Args:
+        here: settings of the pruner that takes a state over.
+        there: settings in the state.
+        hint: what to continue with.
+
+    Raises:
+        InputError: they differ; says in what.
+    """
+    if here != there:
+        keys = sorted(key for key in here.keys() | there.keys() if here.get(key) != there.get(key))
+        raise InputError(
+            f"the saved state is of {', '.join(f'{key}={there.get(key)!r}' for key in keys)}; "
+            f"this pruner has {', '.join(f'{key}={here.get(key)!r}' for key in keys)}",
+            hint=hint,
+        )

@@ -13,7 +13,7 @@ from hwprune.errors import InputError
 from hwprune.regrow._base import Context, Rule
 from hwprune.regrow.agreement import check_agreement
 from hwprune.regrow.history import History, MaskUpdate
-from hwprune.regrow.masks import SparseMasks
+from hwprune.regrow.masks import SparseMasks, check_same_settings
 
 
 class SparsePruner:
@@ -95,18 +95,10 @@ class SparsePruner:
         context = self._context()
         self.rule.settle(context)
         if self._waiting or self.rule.due(self._calls):
-            self._check_weights()
+            self.masks.check_finite(self._calls)
             self._waiting = self.rule.needs_gradients and not self._gradients_are_finite()
             if not self._waiting:
                 self._update(context)
-
-    def _check_weights(self) -> None:
-        for name, weight in self.masks.weights.items():
-            if not bool(weight.parameter.isfinite().all()):
-                raise InputError(
-                    f"the training diverged: {name} is not finite after step {self._calls}",
-                    hint="lower the learning rate, add warm-up or clip gradients",
-                )
 
     def _update(self, context: Context) -> None:
         before = dict(self.masks.active)
@@ -174,13 +166,7 @@ class SparsePruner:
         """
         here = {**self.rule.settings(), "seed": self.seed}
         there = {**state["rule"], "seed": state["seed"]}
-        if here != there:
-            keys = sorted(key for key in here.keys() | there.keys() if here.get(key) != there.get(key))
-            raise InputError(
-                f"the saved state is of {', '.join(f'{key}={there.get(key)!r}' for key in keys)}; "
-                f"this pruner has {', '.join(f'{key}={here.get(key)!r}' for key in keys)}",
-                hint="continue with the rule, settings and seed of the run",
-            )
+        check_same_settings(here, there, hint="continue with the rule, settings and seed of the run")
         self._take_back_start()
         self.masks.load_state_dict(state["masks"])
         self._calls, self._waiting = int(state["calls"]), bool(state["waiting"])

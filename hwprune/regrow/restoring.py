@@ -12,10 +12,11 @@ from torch.optim import Optimizer
 from hwprune.budget import geometric, solve
 from hwprune.errors import InputError
 from hwprune.network import Network
+from hwprune.network.masking import named_tensors
 from hwprune.pruning import BudgetPruner, Pricing, PruneSchedule
 from hwprune.pruning.pruner import Solve
 from hwprune.regrow.channels import HAIR
-from hwprune.regrow.growing import every_channel, grown, least_costs, switch_off
+from hwprune.regrow.growing import every_channel, grown, least_costs
 from hwprune.regrow.moments import moments
 from hwprune.saliency import Accumulator, Criterion, TaylorWeight
 
@@ -82,7 +83,7 @@ class DenseChannels:
     """
 
     def __init__(self, model: nn.Module, network: Network, criterion: Criterion | None = None) -> None:
-        self.values = {name: tensor.detach().clone() for name, tensor in _tensors(model).items()}
+        self.values = {name: tensor.detach().clone() for name, tensor in named_tensors(model).items()}
         self.saliency = Accumulator(network, criterion or TaylorWeight())
 
     def update(self, model: nn.Module) -> None:
@@ -214,7 +215,7 @@ class RestoringPruner(BudgetPruner):
         }
         kept = grown(self.pricing, self._solve, self._accumulator.scores(), targets, active)
         self.masks.restore_all()
-        switch_off(self.masks, self.network, kept)
+        self.masks.keep_only(kept)
         self.masks.apply()
         self._begin_anew(before, optimizer)
         back = sum(len(channels) - len(active[group]) for group, channels in kept.items())
@@ -225,7 +226,7 @@ class RestoringPruner(BudgetPruner):
     def _begin_anew(self, before: dict[str, Tensor], optimizer: Optimizer | None) -> None:
         """Give positions that are on again their dense values, and the optimizer no memory of them."""
         off, parameters = self.masks.off, dict(self.model.named_parameters())
-        for name, tensor in _tensors(self.model).items():
+        for name, tensor in named_tensors(self.model).items():
             if name not in before:
                 continue
             on = before[name].to(tensor.device)
@@ -245,7 +246,3 @@ class RestoringPruner(BudgetPruner):
         self._accumulator = Accumulator(self.network, self.dense.saliency.criterion)
         super().load_state_dict(state)
         self._lowest, self.grown = dict(state["lowest"]), [dict(record) for record in state["grown"]]
-
-
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}

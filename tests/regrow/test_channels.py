@@ -86,9 +86,10 @@ def test_only_what_is_pruned_is_trained_while_exploring(optimizer: str) -> None:
     begin = SCHEDULE.importance_steps + SCHEDULE.accuracy_steps
     run.steps(data[: begin - 1])
     assert not run.pruner.exploring
+    active = run.pruner.masks.kept
     run.step(data[begin - 1])
     assert run.pruner.exploring
-    off = off_positions(run.model, {g.name: run.pruner._exploration.active[g.name] for g in NETWORK.cuttable})
+    off = off_positions(run.model, active)
     assert any(mask.any() for mask in off.values())
     before, widths = run.state(), run.pruner.widths
     for batch in data[begin : begin + SCHEDULE.exploration_steps - 1]:
@@ -117,14 +118,14 @@ def test_it_starts_from_the_values_used_most_recently(optimizer: str) -> None:
         functional.cross_entropy(run.model(images), labels).backward()
         run.optimizer.step()
         stepped = run.state()
-        kept = run.pruner._exploration.active if was else run.pruner.masks.kept
+        kept = run.pruner.active
         off = off_positions(run.model, kept)
         run.pruner.step(run.optimizer)
         for name, value in stepped.items():  # exploring, what is not active is on; otherwise what is
             on = off[name] if was else ~off[name]
             last[name] = torch.where(on, value, last.get(name, value))
         if run.pruner.exploring and not was:
-            off = off_positions(run.model, run.pruner._exploration.active)
+            off = off_positions(run.model, run.pruner.active)
             for name, tensor in run.state().items():
                 assert torch.equal(tensor[off[name]], last[name][off[name]]), name
             seen += 1
@@ -136,7 +137,7 @@ def test_what_the_optimizer_remembers(optimizer: str) -> None:
     run, data = Run(optimizer), batches(SCHEDULE.steps)
     begin = SCHEDULE.importance_steps + SCHEDULE.accuracy_steps
     run.steps(data[:begin])
-    off = off_positions(run.model, run.pruner._exploration.active)
+    off = off_positions(run.model, run.pruner.active)
     before = run.moments()
     for name, value in before.items():
         assert not value[off[name.split()[0]]].any(), name
@@ -184,7 +185,7 @@ def test_the_best_of_what_was_explored_is_grown() -> None:
     run, data = Run(), batches(SCHEDULE.steps)
     begin = SCHEDULE.importance_steps + SCHEDULE.accuracy_steps
     run.steps(data[:begin])
-    active, criterion = run.pruner._exploration.active, criteria()["taylor-bn"]
+    active, criterion = run.pruner.active, criteria()["taylor-bn"]
     sums = {group.name: torch.zeros(group.channels, dtype=torch.float64) for group in NETWORK.cuttable}
     for images, labels in data[begin : SCHEDULE.cycle]:
         run.optimizer.zero_grad()
