@@ -81,6 +81,7 @@ def command(
     augment: Annotated[bool, typer.Option(help="Shift and flip training images.")] = False,
     workers: Annotated[int, typer.Option(help="Processes that load data.")] = 0,
     accelerator: Annotated[str, typer.Option(help="Where training runs: auto, cpu, cuda or mps.")] = "auto",
+    training_precision: Annotated[str, typer.Option(help="Of training: 32-true or bf16-mixed.")] = "32-true",
     channel_step: Annotated[
         int, typer.Option(help="Width step without a latency table (memory: at least the runtime's block).")
     ] = 8,

@@ -89,6 +89,7 @@ class Job:
             schedule="constant" if constant else "cosine",
             num_workers=c.workers,
             accelerator=c.accelerator,
+            precision=c.training_precision,
             augment=c.augment,
             seed=c.seed,
         )
