@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 from functools import cache, cached_property, partial
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import nn
 from hwprune.errors import SurgeryError
 from hwprune.network.attention import make_resizable
 from hwprune.network.branches import is_repeatable, training_outputs
+from hwprune.network.culprits import Culprits
 from hwprune.network.deadline import Deadline
 from hwprune.network.difference import Run
 from hwprune.network.forward import (
@@ -30,6 +31,8 @@ from hwprune.network.masking import masked
 from hwprune.network.network import Block, ChannelGroup, Network
 from hwprune.network.surgery import copied, cut, resize
 from hwprune.network.verification import check_shapes, compare_outputs, forward_failed, tolerance_for
+
+Kept = dict[str, list[int]]
 
 _ANSWERS = 0.01  # relative change of the output between two inputs that is enough to see errors
 _NOTHING = 0.01  # what is no larger may hide what it is multiplied with
@@ -83,7 +86,14 @@ class Trial:
         shaped, wanted = self._shaped
         if isinstance(wanted, Exception):
             return self.differences(network)
-        return _search(network, lambda chosen: self._misfit(shaped, network, chosen, wanted), self.deadline)
+        draws = _draws(network)
+        culprits = Culprits(
+            network.cuttable,
+            lambda groups, draw: self._misfit(shaped, network, _of(groups, draws[draw]), wanted),
+            self.deadline,
+            draws=len(draws),
+        )
+        return culprits.reasons()
 
     def differences(self, network: Network, sound: Sequence[ChannelGroup] | None = None) -> dict[str, str]:
         """Group name → why the network without some of it does not run, or does not answer like the masked one.
@@ -96,8 +106,17 @@ class Trial:
         Raises:
             ModelError: time is up.
         """
-        model = self._lively if sound is None else self._sharp
-        return _search(network, lambda chosen: self._difference(model, network, chosen), self.deadline, sound)
+        model, sound = (self._lively, ()) if sound is None else (self._sharp, sound)
+        draws, examples = _draws(network), (self.example, random_like(self.example))
+        known = {group.name for group in sound}
+        culprits = Culprits(
+            [group for group in network.cuttable if group.name not in known],
+            lambda groups, draw: self._difference(model, network, _of(groups, draws[draw]), examples[draw]),
+            self.deadline,
+            sound=sound,
+            draws=len(draws),
+        )
+        return culprits.reasons()
 
     def removable(self, network: Network) -> tuple[Block, ...]:
         """The blocks without which the network runs, and answers like itself with these switched off.
@@ -124,8 +143,11 @@ class Trial:
 
     def _runs_without(self, network: Network, blocks: Sequence[Block]) -> bool:
         gone = {name: list[int]() for block in blocks for name in block.groups}
-        others = [group for group in network.cuttable if group.name not in gone]
-        return self._difference(self._lively, network, others, gone) is None
+        examples = self.example, random_like(self.example)
+        return all(
+            self._difference(self._lively, network, {**draw, **gone}, given) is None
+            for draw, given in zip(_draws(network), examples, strict=True)
+        )
 
     @cached_property
     def _shaped(self) -> tuple[nn.Module, list[torch.Size] | Exception]:
@@ -143,36 +165,25 @@ class Trial:
         except Exception as error:
             return error
 
-    def _misfit(
-        self, shaped: nn.Module, network: Network, groups: Sequence[ChannelGroup], wanted: list[torch.Size]
-    ) -> str | None:
-        """Why these groups cannot be cut together, as far as shapes tell; None if they can."""
+    def _misfit(self, shaped: nn.Module, network: Network, kept: Kept, wanted: list[torch.Size]) -> str | None:
+        """Why groups cannot be cut like this, as far as shapes tell; None if they can."""
         try:
-            for kept in _draws(network, groups):
-                smaller = cut(shaped, network.cuts(kept))
-                found = self._shapes(smaller)
-                if isinstance(found, Exception):
-                    raise forward_failed(smaller, found)
-                check_shapes(found, wanted)
+            smaller = cut(shaped, network.cuts(kept))
+            found = self._shapes(smaller)
+            if isinstance(found, Exception):
+                raise forward_failed(smaller, found)
+            check_shapes(found, wanted)
         except SurgeryError as error:
             return error.message
         return None
 
-    def _difference(
-        self,
-        model: nn.Module,
-        network: Network,
-        groups: Sequence[ChannelGroup],
-        more: Mapping[str, list[int]] | None = None,
-    ) -> str | None:
-        """Why these groups cannot be cut together, and to what ``more`` says; None if they can."""
+    def _difference(self, model: nn.Module, network: Network, kept: Kept, given: Example) -> str | None:
+        """Why groups cannot be cut like this; None if they can."""
         tolerance = tolerance_for(model)
         try:
-            for draw, given in zip(_draws(network, groups), (self.example, random_like(self.example)), strict=True):
-                kept = {**draw, **(more or {})}
-                reference, smaller = cache(partial(masked, model, network, kept)), cut(model, network.cuts(kept))
-                for run in self._runs:
-                    compare_outputs(reference, smaller, given, tolerance=tolerance, run=run)
+            reference, smaller = cache(partial(masked, model, network, kept)), cut(model, network.cuts(kept))
+            for run in self._runs:
+                compare_outputs(reference, smaller, given, tolerance=tolerance, run=run)
         except SurgeryError as error:
             return error.message
         return None
@@ -196,51 +207,6 @@ class Trial:
         return sharp if _response(sharp, self.example) > _ANSWERS else self._lively
 
 
-Failure = Callable[[Sequence[ChannelGroup]], str | None]
-
-
-def _search(
-    network: Network, failure: Failure, deadline: Deadline, sound: Sequence[ChannelGroup] | None = None
-) -> dict[str, str]:
-    """Which groups cannot be cut, and why.
-
-    All groups are cut at once, at random. If that fails, groups are added one set after the other, and
-    sets that fail are halved, counterparts in repeated blocks together: n culprits among k kinds of groups cost about
-    n·log(k) runs. Of counterparts, one culprit tells: if all fail with the same words, numbers apart, so does each.
-    """
-    kinds: dict[frozenset[tuple[object, ...]], list[ChannelGroup]] = {}
-    known = {group.name for group in sound or ()}
-    for group in network.cuttable:
-        if group.name not in known:
-            kinds.setdefault(_pattern(group), []).append(group)
-    reasons: dict[str, str] = {}
-    accepted = list(sound or ())
-    pending = [list(kinds.values())]
-    while pending:
-        chosen = pending.pop()
-        groups = [group for kind in chosen for group in kind]
-        if not groups:
-            continue
-        deadline.check(f"trying to cut {groups[0].name}")
-        why = failure([*accepted, *groups])
-        if why is None:
-            accepted += groups
-        elif len(groups) == 1:
-            reasons[groups[0].name] = f"cutting it fails: {why}"
-        elif len(chosen) > 1:
-            half = len(chosen) // 2
-            pending += [chosen[half:], chosen[:half]]
-        else:
-            parts = groups[:1], groups[1:]
-            alone, again = (failure([*accepted, *part]) for part in parts)
-            if alone and again and _in_words(alone) == _in_words(again):
-                reasons |= {group.name: f"cutting it fails: {alone}" for group in groups}
-            else:
-                half = len(groups) // 2
-                pending += [[groups[half:]], [groups[:half]]]
-    return reasons
-
-
 def without_values(model: nn.Module) -> nn.Module:
     """A deep copy whose parameters and buffers have shapes only; those that are shared stay so.
 
@@ -253,16 +219,7 @@ def without_values(model: nn.Module) -> nn.Module:
     return copied(model, memo)
 
 
-def _in_words(failure: str) -> str:
-    return re.sub(r"[\d.e+-]+", "#", failure)
-
-
-def _pattern(group: ChannelGroup) -> frozenset[tuple[object, ...]]:
-    """Equal for counterparts in repeated blocks: the same tensors but for the numbers in their names."""
-    return frozenset((re.sub(r"\d+", "#", member.tensor), member.dim, member.role) for member in group.members)
-
-
-def _draws(network: Network, groups: Sequence[ChannelGroup]) -> list[dict[str, list[int]]]:
+def _draws(network: Network) -> list[Kept]:
     """Random channels to keep: once about half, of groups of one size different numbers of them; then a few.
 
     What keeps equal numbers hides code that needs them equal, what keeps many hides code that asks for many, and what
@@ -278,9 +235,16 @@ def _draws(network: Network, groups: Sequence[ChannelGroup]) -> list[dict[str, l
         counts[group.name] = odd[place], few[turn % len(few)]
         alike[group.channels] += 1
     return [
-        {g.name: sorted(random.choice(g.channels, counts[g.name][draw], replace=False).tolist()) for g in groups}
+        {
+            group.name: sorted(random.choice(group.channels, counts[group.name][draw], replace=False).tolist())
+            for group in network.cuttable
+        }
         for draw in range(2)
     ]
+
+
+def _of(groups: Iterable[ChannelGroup], kept: Kept) -> Kept:
+    return {group.name: kept[group.name] for group in groups}
 
 
 def lively(model: nn.Module, example: Example) -> nn.Module:
