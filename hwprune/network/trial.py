@@ -29,7 +29,7 @@ from hwprune.network.forward import (
 )
 from hwprune.network.masking import masked
 from hwprune.network.network import Block, ChannelGroup, Network
-from hwprune.network.surgery import copied, cut, resize
+from hwprune.network.surgery import Cuts, copied, cut, resize
 from hwprune.network.verification import check_shapes, compare_outputs, forward_failed, tolerance_for
 
 Kept = dict[str, list[int]]
@@ -53,6 +53,9 @@ class Trial:
     ) -> None:
         self.model, self.example, self.deadline, self.trained = model, example, deadline, trained
         self._needed: dict[str, bool] = {}  # kind of attribute → whether another value changes any shape
+        self._fitting: dict[
+            frozenset[tuple[str, int, int]], str | None
+        ] = {}  # sizes that are left → what they fail with
 
     def needless(self, network: Network) -> set[str]:
         """Attributes that hold as many as a group has channels by chance: with another value, every shape stays.
@@ -62,12 +65,13 @@ class Trial:
         shaped, wanted = self._shaped
         if values := isinstance(wanted, Exception):
             shaped, wanted = self._lively, self._shapes(self._lively, values=True)
+        tensors = [] if values else [*shaped.parameters(), *shaped.buffers()]  # need no copies
         kinds: dict[str, set[str]] = {}
         for member in (member for group in network.cuttable for member in group.members if member.role == "size"):
             kinds.setdefault(re.sub(r"\d+", "#", member.tensor), set()).add(member.tensor)
         for kind, names in kinds.items():
             if kind not in self._needed:
-                other = copied(shaped)
+                other = copied(shaped, {id(one): one for one in tensors})
                 make_resizable(other)
                 for name in names:
                     resize(other, name, 101)  # no width is a multiple of it
@@ -142,12 +146,15 @@ class Trial:
         return tuple(block for block in network.blocks if block in accepted)
 
     def _runs_without(self, network: Network, blocks: Sequence[Block]) -> bool:
+        """Whether it answers so in one draw, and in the other one returns what it should, as far as shapes tell."""
         gone = {name: list[int]() for block in blocks for name in block.groups}
-        examples = self.example, random_like(self.example)
-        return all(
-            self._difference(self._lively, network, {**draw, **gone}, given) is None
-            for draw, given in zip(_draws(network), examples, strict=True)
-        )
+        first, second = ({**draw, **gone} for draw in _draws(network))
+        if self._difference(self._lively, network, first, self.example) is not None:
+            return False
+        shaped, wanted = self._shaped
+        if isinstance(wanted, Exception):
+            return self._difference(self._lively, network, second, random_like(self.example)) is None
+        return self._misfit(shaped, network, second, wanted) is None
 
     @cached_property
     def _shaped(self) -> tuple[nn.Module, list[torch.Size] | Exception]:
@@ -167,8 +174,15 @@ class Trial:
 
     def _misfit(self, shaped: nn.Module, network: Network, kept: Kept, wanted: list[torch.Size]) -> str | None:
         """Why groups cannot be cut like this, as far as shapes tell; None if they can."""
+        cuts = network.cuts(kept)
+        sizes = frozenset((name, dim, len(places)) for name, dims in cuts.items() for dim, places in dims.items())
+        if sizes not in self._fitting:
+            self._fitting[sizes] = self._tried_shapes(shaped, cuts, wanted)
+        return self._fitting[sizes]
+
+    def _tried_shapes(self, shaped: nn.Module, cuts: Cuts, wanted: list[torch.Size]) -> str | None:
         try:
-            smaller = cut(shaped, network.cuts(kept))
+            smaller = cut(shaped, cuts, shared=True)
             found = self._shapes(smaller)
             if isinstance(found, Exception):
                 raise forward_failed(smaller, found)
