@@ -53,30 +53,41 @@ class Trial:
     ) -> None:
         self.model, self.example, self.deadline, self.trained = model, example, deadline, trained
         self._needed: dict[str, bool] = {}  # kind of attribute → whether another value changes any shape
-        self._fitting: dict[
-            frozenset[tuple[str, int, int]], str | None
-        ] = {}  # sizes that are left → what they fail with
+        self._tried: dict[frozenset[tuple[str, int, int]], str | None] = {}  # sizes that are left → why they misfit
 
     def needless(self, network: Network) -> set[str]:
         """Attributes that hold as many as a group has channels by chance: with another value, every shape stays.
 
         What only numbers follow from has to stay as well, for the masked network computes with what it always was.
         """
-        shaped, wanted = self._shaped
-        if values := isinstance(wanted, Exception):
-            shaped, wanted = self._lively, self._shapes(self._lively, values=True)
-        tensors = [] if values else [*shaped.parameters(), *shaped.buffers()]  # need no copies
         kinds: dict[str, set[str]] = {}
         for member in (member for group in network.cuttable for member in group.members if member.role == "size"):
             kinds.setdefault(re.sub(r"\d+", "#", member.tensor), set()).add(member.tensor)
-        for kind, names in kinds.items():
-            if kind not in self._needed:
+        if unknown := kinds.keys() - self._needed.keys():
+            shaped, wanted = self._shaped
+            if values := isinstance(wanted, Exception):
+                shaped, wanted = self._lively, self._shapes(self._lively, values=True)
+            tensors = [] if values else [*shaped.parameters(), *shaped.buffers()]  # need no copies
+            for kind in sorted(unknown):
                 other = copied(shaped, {id(one): one for one in tensors})
                 make_resizable(other)
-                for name in names:
+                for name in kinds[kind]:
                     resize(other, name, 101)  # no width is a multiple of it
                 self._needed[kind] = self._shapes(other, values=values) != wanted
         return {name for kind, names in kinds.items() if not self._needed[kind] for name in names}
+
+    def survives(self, network: Network) -> bool:
+        """Whether all that can be cut can be cut together; then :meth:`misfits` and :meth:`differences` find nothing.
+
+        What is random in training is compared by neither of its draws, so then it is left to these.
+        """
+        if self.trained and len(self._runs) == 1:
+            return False
+        self.deadline.check("trying to cut everything")
+        draws = zip(_draws(network), (self.example, random_like(self.example)), strict=True)
+        return not network.cuttable or all(
+            self._difference(self._lively, network, kept, given) is None for kept, given in draws
+        )
 
     def misfits(self, network: Network) -> dict[str, str]:
         """Group name → why the shapes of the network without some of it do not fit; of those that do, nothing.
@@ -176,9 +187,9 @@ class Trial:
         """Why groups cannot be cut like this, as far as shapes tell; None if they can."""
         cuts = network.cuts(kept)
         sizes = frozenset((name, dim, len(places)) for name, dims in cuts.items() for dim, places in dims.items())
-        if sizes not in self._fitting:
-            self._fitting[sizes] = self._tried_shapes(shaped, cuts, wanted)
-        return self._fitting[sizes]
+        if sizes not in self._tried:
+            self._tried[sizes] = self._tried_shapes(shaped, cuts, wanted)
+        return self._tried[sizes]
 
     def _tried_shapes(self, shaped: nn.Module, cuts: Cuts, wanted: list[torch.Size]) -> str | None:
         try:
