@@ -109,11 +109,14 @@ def _flip(tensor: torch.Tensor, digits: int) -> None:
     bits = _BITS.get(tensor.dtype)
     if bits is None or tensor.layout is not torch.strided:
         return
-    size, range_of = tensor.detach().abs(), torch.finfo(tensor.dtype)
-    ordinary = (size >= range_of.tiny) & (size <= range_of.max)
-    tensor.detach().view(bits).bitwise_xor_(ordinary.to(bits).mul_(digits))
+    held, range_of = tensor.detach(), torch.finfo(tensor.dtype)
+    for part in torch.split(held.view(-1), _PART) if held.is_contiguous() else (held,):
+        size = part.abs()
+        ordinary = (size >= range_of.tiny) & (size <= range_of.max)
+        part.view(bits).bitwise_xor_(ordinary.to(bits).mul_(digits))
 
 
+_PART = 1 << 17  # numbers that stay in the cache of a processor
 _BITS = {
     torch.float16: torch.int16,
     torch.bfloat16: torch.int16,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -241,17 +242,19 @@ class Network:
             InputError: a group keeps nothing that is in no block, or other than the rest of its block.
         """
         gone_blocks = self.removed(kept)
-        removed: dict[tuple[str, int], set[int]] = {}
+        left_of: dict[tuple[str, int], NDArray[np.bool_]] = {}
         for group in self.groups:
             if group.name not in kept or not len(kept[group.name]):
                 continue
             gone = np.setdiff1d(np.arange(group.channels), np.asarray(kept[group.name], dtype=np.int64))
             for member in group.members if gone.size else ():
-                removed.setdefault((member.tensor, member.dim), set()).update(member.index[gone].ravel().tolist())
-        sizes = self._dimension_sizes()
+                key = (member.tensor, member.dim)
+                if key not in left_of:
+                    left_of[key] = np.ones(self._dimension_sizes[key], dtype=np.bool_)
+                left_of[key][member.index[gone]] = False
         result: dict[str, dict[int, list[int]]] = {}
-        for (tensor, dim), positions in removed.items():
-            result.setdefault(tensor, {})[dim] = [i for i in range(sizes[tensor, dim]) if i not in positions]
+        for (tensor, dim), there in left_of.items():
+            result.setdefault(tensor, {})[dim] = np.flatnonzero(there).tolist()
         for group in self.groups:
             left = len(kept.get(group.name, range(group.channels)))
             for member in group.rescaled if 0 < left < group.channels else ():
@@ -277,6 +280,7 @@ class Network:
             )
         return found
 
+    @cached_property
     def _dimension_sizes(self) -> dict[tuple[str, int], int]:
         """Groups cover every position of a dimension, some of them several times."""
         sizes: dict[tuple[str, int], int] = {}

@@ -54,9 +54,18 @@ class Reading:
         failed = before.failed if before is not None else {}
         known = {group.name: failed[_members(group)] for group in self.grouping.groups if _members(group) in failed}
         self.freeze(known)
-        self.grouping = self.grouping.without(trial.needless(self.network(trial.model)))
-        self.freeze(trial.misfits(self.network(trial.model)))
+        self.freeze(trial.misfits(self.useful(trial).network(trial.model)))
         return self
+
+    def useful(self, trial: Trial) -> Reading:
+        """Itself, without the attributes that nothing depends on."""
+        self.grouping = self.grouping.without(trial.needless(self.network(trial.model)))
+        return self
+
+    def is_clear(self) -> bool:
+        """Whether there is nothing that could be read in another way and more would be cuttable."""
+        _, stuck = self.cuttable()
+        return not stuck and not self.wide
 
     def network(self, model: nn.Module) -> Network:
         """The groups, without layers."""
@@ -100,6 +109,8 @@ def best(first: Reading, trial: Trial) -> Reading:
     the first of several parts. What does not make more dimensions cuttable is read as before. Shapes decide first, for
     these are quickly tried.
     """
+    if first.is_clear() and trial.survives(first.useful(trial).network(trial.model)):
+        return first
     readings = fitting(first, trial, ("", "width", "first"))
     while True:
         found = readings.pop()

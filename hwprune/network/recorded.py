@@ -7,6 +7,7 @@ place makes a new value, so every value is written once.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 from torch.utils import _pytree
@@ -76,7 +77,7 @@ class Call:
         """The operator and where it ran, for messages."""
         return f"{self.op} in {self.module or 'the model itself'}"
 
-    @property
+    @cached_property
     def reads(self) -> tuple[Ref, ...]:
         """The tensors it reads, in argument order."""
         return tuple(leaf for leaf in _pytree.tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Ref))

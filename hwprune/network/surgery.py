@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -30,7 +31,7 @@ def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
         ModelError: the model cannot be copied.
     """
     try:
-        found = copy.deepcopy(model, memo)
+        found = copy.deepcopy(model, {**_empty(model), **(memo or {})})
     except Exception as error:
         raise ModelError(
             f"the model cannot be copied: {type(error).__name__}: {error}",
@@ -41,7 +42,13 @@ def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
     return found
 
 
-def cut(model: nn.Module, cuts: Cuts) -> nn.Module:
+def _empty(model: nn.Module) -> dict[int, Any]:
+    """Copies of the empty containers of all modules, about ten in each, which ``deepcopy`` would be slow to make."""
+    held = (value for module in model.modules() for value in vars(module).values())
+    return {id(one): type(one)() for one in held if type(one) in (dict, OrderedDict, set) and not one}
+
+
+def cut(model: nn.Module, cuts: Cuts, *, shared: bool = False) -> nn.Module:
     """Make the smaller network; needs no tracing, so it can be replayed on a fresh instance of the model.
 
     Args:
@@ -49,6 +56,7 @@ def cut(model: nn.Module, cuts: Cuts) -> nn.Module:
         cuts: tensor name → dimension → positions to keep (``Network.cuts``, ``Plan.cuts``); an attribute that holds
             a size counts as a tensor of one dimension. What they list under ``RESCALED`` is multiplied first. A module
             of which no position is kept is replaced by :class:`Removed`, the dimension being its ``outputs``.
+        shared: tensors that lose nothing are those of the model, as is enough where nobody writes values.
 
     Returns:
         A deep copy whose tensors are sliced and whose module attributes (``out_channels``,
@@ -63,7 +71,8 @@ def cut(model: nn.Module, cuts: Cuts) -> nn.Module:
     gone = {name for name, dims in cuts.items() if name not in named and list(dims.values()) == [[]]}
     scaled = _rescaled(named, cuts)
     pieces = {name: _sliced(name, scaled.get(name, named[name]), cuts.get(name, {})) for name in named.keys() & cuts}
-    smaller = copied(dense, {id(named[name]): piece for name, piece in {**scaled, **pieces}.items()})
+    kept = named if shared else {}
+    smaller = copied(dense, {id(named[name]): piece for name, piece in {**kept, **scaled, **pieces}.items()})
     make_resizable(smaller, cuts)
     for name, dims in cuts.items():
         if name not in named and name not in gone and not name.startswith(RESCALED):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 from functools import cache, cached_property, partial
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import nn
 from hwprune.errors import SurgeryError
 from hwprune.network.attention import make_resizable
 from hwprune.network.branches import is_repeatable, training_outputs
+from hwprune.network.culprits import Culprits
 from hwprune.network.deadline import Deadline
 from hwprune.network.difference import Run
 from hwprune.network.forward import (
@@ -28,8 +29,10 @@ from hwprune.network.forward import (
 )
 from hwprune.network.masking import masked
 from hwprune.network.network import Block, ChannelGroup, Network
-from hwprune.network.surgery import copied, cut, resize
+from hwprune.network.surgery import Cuts, copied, cut, resize
 from hwprune.network.verification import check_shapes, compare_outputs, forward_failed, tolerance_for
+
+Kept = dict[str, list[int]]
 
 _ANSWERS = 0.01  # relative change of the output between two inputs that is enough to see errors
 _NOTHING = 0.01  # what is no larger may hide what it is multiplied with
@@ -50,26 +53,41 @@ class Trial:
     ) -> None:
         self.model, self.example, self.deadline, self.trained = model, example, deadline, trained
         self._needed: dict[str, bool] = {}  # kind of attribute → whether another value changes any shape
+        self._tried: dict[frozenset[tuple[str, int, int]], str | None] = {}  # sizes that are left → why they misfit
 
     def needless(self, network: Network) -> set[str]:
         """Attributes that hold as many as a group has channels by chance: with another value, every shape stays.
 
         What only numbers follow from has to stay as well, for the masked network computes with what it always was.
         """
-        shaped, wanted = self._shaped
-        if values := isinstance(wanted, Exception):
-            shaped, wanted = self._lively, self._shapes(self._lively, values=True)
         kinds: dict[str, set[str]] = {}
         for member in (member for group in network.cuttable for member in group.members if member.role == "size"):
             kinds.setdefault(re.sub(r"\d+", "#", member.tensor), set()).add(member.tensor)
-        for kind, names in kinds.items():
-            if kind not in self._needed:
-                other = copied(shaped)
+        if unknown := kinds.keys() - self._needed.keys():
+            shaped, wanted = self._shaped
+            if values := isinstance(wanted, Exception):
+                shaped, wanted = self._lively, self._shapes(self._lively, values=True)
+            tensors = [] if values else [*shaped.parameters(), *shaped.buffers()]  # need no copies
+            for kind in sorted(unknown):
+                other = copied(shaped, {id(one): one for one in tensors})
                 make_resizable(other)
-                for name in names:
+                for name in kinds[kind]:
                     resize(other, name, 101)  # no width is a multiple of it
                 self._needed[kind] = self._shapes(other, values=values) != wanted
         return {name for kind, names in kinds.items() if not self._needed[kind] for name in names}
+
+    def survives(self, network: Network) -> bool:
+        """Whether all that can be cut can be cut together; then :meth:`misfits` and :meth:`differences` find nothing.
+
+        What is random in training is compared by neither of its draws, so then it is left to these.
+        """
+        if self.trained and len(self._runs) == 1:
+            return False
+        self.deadline.check("trying to cut everything")
+        draws = zip(_draws(network), (self.example, random_like(self.example)), strict=True)
+        return not network.cuttable or all(
+            self._difference(self._lively, network, kept, given) is None for kept, given in draws
+        )
 
     def misfits(self, network: Network) -> dict[str, str]:
         """Group name → why the shapes of the network without some of it do not fit; of those that do, nothing.
@@ -83,7 +101,14 @@ class Trial:
         shaped, wanted = self._shaped
         if isinstance(wanted, Exception):
             return self.differences(network)
-        return _search(network, lambda chosen: self._misfit(shaped, network, chosen, wanted), self.deadline)
+        draws = _draws(network)
+        culprits = Culprits(
+            network.cuttable,
+            lambda groups, draw: self._misfit(shaped, network, _of(groups, draws[draw]), wanted),
+            self.deadline,
+            draws=len(draws),
+        )
+        return culprits.reasons()
 
     def differences(self, network: Network, sound: Sequence[ChannelGroup] | None = None) -> dict[str, str]:
         """Group name → why the network without some of it does not run, or does not answer like the masked one.
@@ -96,8 +121,17 @@ class Trial:
         Raises:
             ModelError: time is up.
         """
-        model = self._lively if sound is None else self._sharp
-        return _search(network, lambda chosen: self._difference(model, network, chosen), self.deadline, sound)
+        model, sound = (self._lively, ()) if sound is None else (self._sharp, sound)
+        draws, examples = _draws(network), (self.example, random_like(self.example))
+        known = {group.name for group in sound}
+        culprits = Culprits(
+            [group for group in network.cuttable if group.name not in known],
+            lambda groups, draw: self._difference(model, network, _of(groups, draws[draw]), examples[draw]),
+            self.deadline,
+            sound=sound,
+            draws=len(draws),
+        )
+        return culprits.reasons()
 
     def removable(self, network: Network) -> tuple[Block, ...]:
         """The blocks without which the network runs, and answers like itself with these switched off.
@@ -123,9 +157,15 @@ class Trial:
         return tuple(block for block in network.blocks if block in accepted)
 
     def _runs_without(self, network: Network, blocks: Sequence[Block]) -> bool:
+        """Whether it answers so in one draw, and in the other one returns what it should, as far as shapes tell."""
         gone = {name: list[int]() for block in blocks for name in block.groups}
-        others = [group for group in network.cuttable if group.name not in gone]
-        return self._difference(self._lively, network, others, gone) is None
+        first, second = ({**draw, **gone} for draw in _draws(network))
+        if self._difference(self._lively, network, first, self.example) is not None:
+            return False
+        shaped, wanted = self._shaped
+        if isinstance(wanted, Exception):
+            return self._difference(self._lively, network, second, random_like(self.example)) is None
+        return self._misfit(shaped, network, second, wanted) is None
 
     @cached_property
     def _shaped(self) -> tuple[nn.Module, list[torch.Size] | Exception]:
@@ -143,36 +183,32 @@ class Trial:
         except Exception as error:
             return error
 
-    def _misfit(
-        self, shaped: nn.Module, network: Network, groups: Sequence[ChannelGroup], wanted: list[torch.Size]
-    ) -> str | None:
-        """Why these groups cannot be cut together, as far as shapes tell; None if they can."""
+    def _misfit(self, shaped: nn.Module, network: Network, kept: Kept, wanted: list[torch.Size]) -> str | None:
+        """Why groups cannot be cut like this, as far as shapes tell; None if they can."""
+        cuts = network.cuts(kept)
+        sizes = frozenset((name, dim, len(places)) for name, dims in cuts.items() for dim, places in dims.items())
+        if sizes not in self._tried:
+            self._tried[sizes] = self._tried_shapes(shaped, cuts, wanted)
+        return self._tried[sizes]
+
+    def _tried_shapes(self, shaped: nn.Module, cuts: Cuts, wanted: list[torch.Size]) -> str | None:
         try:
-            for kept in _draws(network, groups):
-                smaller = cut(shaped, network.cuts(kept))
-                found = self._shapes(smaller)
-                if isinstance(found, Exception):
-                    raise forward_failed(smaller, found)
-                check_shapes(found, wanted)
+            smaller = cut(shaped, cuts, shared=True)
+            found = self._shapes(smaller)
+            if isinstance(found, Exception):
+                raise forward_failed(smaller, found)
+            check_shapes(found, wanted)
         except SurgeryError as error:
             return error.message
         return None
 
-    def _difference(
-        self,
-        model: nn.Module,
-        network: Network,
-        groups: Sequence[ChannelGroup],
-        more: Mapping[str, list[int]] | None = None,
-    ) -> str | None:
-        """Why these groups cannot be cut together, and to what ``more`` says; None if they can."""
+    def _difference(self, model: nn.Module, network: Network, kept: Kept, given: Example) -> str | None:
+        """Why groups cannot be cut like this; None if they can."""
         tolerance = tolerance_for(model)
         try:
-            for draw, given in zip(_draws(network, groups), (self.example, random_like(self.example)), strict=True):
-                kept = {**draw, **(more or {})}
-                reference, smaller = cache(partial(masked, model, network, kept)), cut(model, network.cuts(kept))
-                for run in self._runs:
-                    compare_outputs(reference, smaller, given, tolerance=tolerance, run=run)
+            reference, smaller = cache(partial(masked, model, network, kept)), cut(model, network.cuts(kept))
+            for run in self._runs:
+                compare_outputs(reference, smaller, given, tolerance=tolerance, run=run)
         except SurgeryError as error:
             return error.message
         return None
@@ -196,51 +232,6 @@ class Trial:
         return sharp if _response(sharp, self.example) > _ANSWERS else self._lively
 
 
-Failure = Callable[[Sequence[ChannelGroup]], str | None]
-
-
-def _search(
-    network: Network, failure: Failure, deadline: Deadline, sound: Sequence[ChannelGroup] | None = None
-) -> dict[str, str]:
-    """Which groups cannot be cut, and why.
-
-    All groups are cut at once, at random. If that fails, groups are added one set after the other, and
-    sets that fail are halved, counterparts in repeated blocks together: n culprits among k kinds of groups cost about
-    n·log(k) runs. Of counterparts, one culprit tells: if all fail with the same words, numbers apart, so does each.
-    """
-    kinds: dict[frozenset[tuple[object, ...]], list[ChannelGroup]] = {}
-    known = {group.name for group in sound or ()}
-    for group in network.cuttable:
-        if group.name not in known:
-            kinds.setdefault(_pattern(group), []).append(group)
-    reasons: dict[str, str] = {}
-    accepted = list(sound or ())
-    pending = [list(kinds.values())]
-    while pending:
-        chosen = pending.pop()
-        groups = [group for kind in chosen for group in kind]
-        if not groups:
-            continue
-        deadline.check(f"trying to cut {groups[0].name}")
-        why = failure([*accepted, *groups])
-        if why is None:
-            accepted += groups
-        elif len(groups) == 1:
-            reasons[groups[0].name] = f"cutting it fails: {why}"
-        elif len(chosen) > 1:
-            half = len(chosen) // 2
-            pending += [chosen[half:], chosen[:half]]
-        else:
-            parts = groups[:1], groups[1:]
-            alone, again = (failure([*accepted, *part]) for part in parts)
-            if alone and again and _in_words(alone) == _in_words(again):
-                reasons |= {group.name: f"cutting it fails: {alone}" for group in groups}
-            else:
-                half = len(groups) // 2
-                pending += [[groups[half:]], [groups[:half]]]
-    return reasons
-
-
 def without_values(model: nn.Module) -> nn.Module:
     """A deep copy whose parameters and buffers have shapes only; those that are shared stay so.
 
@@ -253,16 +244,7 @@ def without_values(model: nn.Module) -> nn.Module:
     return copied(model, memo)
 
 
-def _in_words(failure: str) -> str:
-    return re.sub(r"[\d.e+-]+", "#", failure)
-
-
-def _pattern(group: ChannelGroup) -> frozenset[tuple[object, ...]]:
-    """Equal for counterparts in repeated blocks: the same tensors but for the numbers in their names."""
-    return frozenset((re.sub(r"\d+", "#", member.tensor), member.dim, member.role) for member in group.members)
-
-
-def _draws(network: Network, groups: Sequence[ChannelGroup]) -> list[dict[str, list[int]]]:
+def _draws(network: Network) -> list[Kept]:
     """Random channels to keep: once about half, of groups of one size different numbers of them; then a few.
 
     What keeps equal numbers hides code that needs them equal, what keeps many hides code that asks for many, and what
@@ -278,9 +260,16 @@ def _draws(network: Network, groups: Sequence[ChannelGroup]) -> list[dict[str, l
         counts[group.name] = odd[place], few[turn % len(few)]
         alike[group.channels] += 1
     return [
-        {g.name: sorted(random.choice(g.channels, counts[g.name][draw], replace=False).tolist()) for g in groups}
+        {
+            group.name: sorted(random.choice(group.channels, counts[group.name][draw], replace=False).tolist())
+            for group in network.cuttable
+        }
         for draw in range(2)
     ]
+
+
+def _of(groups: Iterable[ChannelGroup], kept: Kept) -> Kept:
+    return {group.name: kept[group.name] for group in groups}
 
 
 def lively(model: nn.Module, example: Example) -> nn.Module:

@@ -1,11 +1,14 @@
 """A wrong cut is found: values, shapes, parameters."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
 from hwprune.errors import SurgeryError
 from hwprune.network import cut, trace, verify_cut
+from hwprune.network.difference import CHANGES, moved
 
 from . import models
 
@@ -89,3 +92,22 @@ def test_what_cancels_may_be_off_by_rounding():
     assert {group.name for group in network.cuttable} == {"stem", "deep"}
     kept = {"stem": range(1, 24, 2), "deep": range(0, 24, 3)}
     assert 0 < verify_cut(model, cut(model, network.cuts(kept)), network, kept, IMAGE).max_relative_error < 1e-4
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.bfloat16])
+def test_last_digits_change_everywhere_and_come_back(kind):
+    model = nn.Linear(700, 600).to(kind)  # more numbers than are changed at a time
+    model.weight = nn.Parameter(torch.randn(700, 600).to(kind).t())  # not contiguous
+    model.extra = nn.Parameter(torch.randn(600, 700).to(kind))
+    with torch.no_grad():
+        model.weight[3], model.extra[4] = 0.0, math.inf
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    seen = []
+    run = lambda one, given: seen.append({n: t.clone() for n, t in one.state_dict().items()}) or [one(given)]  # noqa: E731
+    assert len(list(moved(model, torch.randn(2, 700).to(kind), run))) == len(seen) == CHANGES
+    for state in seen:
+        for name, tensor in state.items():
+            ordinary = before[name].isfinite() & (before[name] != 0)
+            assert torch.equal(tensor != before[name], ordinary)
+            torch.testing.assert_close(tensor, before[name], rtol=2 * CHANGES * torch.finfo(kind).eps, atol=0)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
