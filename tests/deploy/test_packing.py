@@ -83,9 +83,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter[torch.rand(parameter.shape) < 0.9] = 0
-    with pytest.MonkeyPatch.context():
-        path = tmp_path_factory.mktemp("packing") / f"{request.param}.onnx"
-        return export_onnx(model, example, path).path
+    return export_onnx(model, example, tmp_path_factory.mktemp("packing") / f"{request.param}.onnx").path
 
 
 def outputs(model: bytes, seed: int = 0) -> list[Any]:
