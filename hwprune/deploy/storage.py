@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from hwprune.errors import InputError
-from hwprune.footprint.encoding import Encoding, Precision, check_encoding
+from hwprune.footprint.encoding import Encoding, Precision, check_encoding, check_precision
 
 Compression = Literal["none", "zlib", "xz"]
 _FORM = "ENCODING[-PRECISION][-COMPRESSION], such as gap8-int8-xz: encodings are {}; precisions {}; compressions {}"
@@ -24,7 +24,7 @@ class Storage:
         compression: of the packed file: ``none``, ``zlib`` or ``xz``; a plain ONNX file has none.
 
     Raises:
-        InputError: an encoding that there is not, or a plain ONNX file compressed.
+        InputError: an encoding, precision or compression that there is not, or a plain ONNX file compressed.
     """
 
     encoding: Encoding
@@ -33,6 +33,10 @@ class Storage:
 
     def __post_init__(self) -> None:
         check_encoding(self.encoding)
+        check_precision(self.precision)
+        known = get_args(Compression)
+        if self.compression not in known:
+            raise InputError(f"compression {self.compression!r} is unknown", hint=f"known: {', '.join(known)}")
         if self.encoding == "onnx" and self.compression != "none":
             raise InputError(
                 f"storage {self}: a plain ONNX file is not compressed",

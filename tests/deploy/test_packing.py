@@ -352,6 +352,12 @@ def test_unknown_forms(form: str) -> None:
         Storage.parse(form)
 
 
+@pytest.mark.parametrize("part", ["encoding", "precision", "compression"])
+def test_parts_that_there_are_not(part: str) -> None:
+    with pytest.raises(InputError, match=f"{part} 'int4' is unknown"):
+        Storage(**{"encoding": "gap8", part: "int4"})  # type: ignore[arg-type]
+
+
 def test_a_plain_file_is_not_compressed() -> None:
     with pytest.raises(InputError, match="onnx-int8-xz: a plain ONNX file is not compressed"):
         Storage.parse("onnx-int8-xz")
