@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, EncodeError
 
 from hwprune import device_storage
 from hwprune.deploy.onnx_weights import Roles, WrittenTensor, written_tensors
@@ -122,7 +122,7 @@ def _read(path: Path) -> tuple[bytes, onnx.ModelProto]:
             content = model.SerializeToString(deterministic=True)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}", hint="give an exported model") from error
-    except (DecodeError, ValueError, onnx.checker.ValidationError) as error:
+    except (DecodeError, EncodeError, ValueError, onnx.checker.ValidationError) as error:
         raise ModelError(f"{path} is no ONNX model: {first_line(error)}", hint="give an exported model") from error
     if not model.graph.node:
         raise ModelError(f"{path} is no ONNX model: there is no graph in it", hint="give an exported model")
