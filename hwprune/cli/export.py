@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,7 +24,7 @@ from hwprune.cli.options import (
 from hwprune.cli.output import emit, milliseconds
 
 NAME = "export"
-_OF_A_MODEL = frozenset({"input_shape", "weights", "target", "threads", "precision", "batch"})
+_OF_A_MODEL = frozenset({"input_shape", "weights", "target", "threads", "precision", "batch", "storage"})
 
 
 def command(
@@ -38,11 +38,15 @@ def command(
     threads: Threads = None,
     precision: Precision = None,
     batch: Batch = None,
+    storage: Annotated[
+        str | None, typer.Option(help="ENCODING[-PRECISION][-COMPRESSION] of the engine file, such as gap8-int8-xz.")
+    ] = None,
     config: Config = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> int:
     """Export a model to a verified, measured bundle."""
+    from hwprune.deploy import Storage
     from hwprune.errors import InputError
     from hwprune.targets import load_target
     from hwprune.verbs import copy_bundle, export
@@ -63,7 +67,24 @@ def command(
         raise InputError("--model needs --input-shape", hint="such as --input-shape 1,3,224,224")
     chosen = load_target(target, threads=threads, precision=precision, batch=batch)
     document = export(
-        model, input_shape=inputs_in(input_shape), output=output, weights=weights, target=chosen, seed=seed
+        model,
+        input_shape=inputs_in(input_shape),
+        output=output,
+        weights=weights,
+        target=chosen,
+        storage=None if storage is None else Storage.parse(storage),
+        seed=seed,
     )
-    emit(document, as_json=json, text=f"{output}: {milliseconds(document['latency_ms'])}")
+    emit(document, as_json=json, text=f"{output}: {milliseconds(document['latency_ms'])}{_stored(document)}")
     return 0
+
+
+def _stored(document: dict[str, Any]) -> str:
+    """Bytes of an engine in another form than a plain ONNX file."""
+    from hwprune.report.quantities import quantity
+
+    if "engine" not in document:
+        return ""
+    engine = document["engine"]
+    packed, plain = (quantity("size_bytes", engine[f"{form}_bytes"]) for form in ("packed", "unpacked"))
+    return f"; {packed} as {engine['storage']}, {plain} as plain ONNX"
