@@ -73,7 +73,7 @@ def command(
     saliency_batches: Annotated[int, typer.Option(help="Batches that -oneshot scores channels on.")] = 32,
     epochs: Annotated[int, typer.Option(help="Epochs of fine-tuning after the cut.")] = 10,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 0.01,
-    batch_size: Annotated[int, typer.Option(help="Training batch size.")] = 64,
+    batch_size: Annotated[int, typer.Option(help="Training batch size, of all processes of torchrun together.")] = 64,
     optimizer: Annotated[str, typer.Option(help="sgd or adamw.")] = "sgd",
     weight_decay: Annotated[float, typer.Option(help="Weight decay.")] = 1e-4,
     label_smoothing: Annotated[float, typer.Option(help="Label smoothing of the classification loss.")] = 0.0,

@@ -8,9 +8,12 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
+from functools import cache
+from itertools import count
 
 import torch
 from torch import distributed
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from hwprune.errors import ElsewhereError, HwpruneError, InputError
@@ -56,7 +59,8 @@ class _Meeting:
     """What the processes of torchrun have in common: a group, and a store in which the first error is told."""
 
     def __init__(self) -> None:
-        self.store, self.rank, self.count = next(iter(rendezvous("env://")))
+        store, self.rank, self.count = _rendezvous()
+        self.store = PrefixStore(f"hwprune {next(_meetings)}", store)
         self.cause, self.group = -1, ExitStack()
 
     def begin(self) -> Processes:
@@ -117,6 +121,13 @@ class _Meeting:
 
 
 _meeting: _Meeting | None = None
+_meetings = count()  # what an earlier one left in the store is none of the next one's business
+
+
+@cache
+def _rendezvous() -> tuple[Store, int, int]:
+    store, rank, count = next(iter(rendezvous("env://")))
+    return store, rank, count
 
 
 def _lost(error: BaseException) -> HwpruneError | None:
