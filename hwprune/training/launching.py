@@ -41,8 +41,7 @@ def launched() -> Iterator[Processes]:
         with _meeting.told():
             yield processes()
         return
-    started = distributed.is_available() and distributed.is_torchelastic_launched()
-    if not started or int(os.environ["WORLD_SIZE"]) == 1:
+    if not distributed.is_torchelastic_launched() or int(os.environ["WORLD_SIZE"]) == 1:
         yield processes()
         return
     _meeting = _Meeting()
@@ -132,11 +131,11 @@ def _rendezvous() -> tuple[Store, int, int]:
 
 def _lost(error: BaseException) -> HwpruneError | None:
     """What a broken connection means; None for any other error."""
-    if not (isinstance(error, distributed.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))):
+    broken = isinstance(error, distributed.DistNetworkError)
+    if not broken and not (isinstance(error, RuntimeError) and "gloo" in str(error)):
         return None
     return HwpruneError(
-        f"another process of the run is gone: {str(error).partition('. ')[0]}",
-        hint="torchrun says which one and how it ended; --resume goes on",
+        "another process of the run is gone", hint="torchrun says which one and how it ended; --resume goes on"
     )
 
 
