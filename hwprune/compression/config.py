@@ -84,7 +84,7 @@ class CompressConfig(BaseModel):
     saliency_batches: int = Field(default=32, ge=1, description="minibatches that -oneshot scores channels on")
     epochs: int = Field(default=10, ge=0, description="epochs of fine-tuning after the cut")
     learning_rate: float = Field(default=0.01, gt=0)
-    batch_size: int = Field(default=64, ge=1)
+    batch_size: int = Field(default=64, ge=1, description="of all processes together")
     optimizer: Literal["sgd", "adamw"] = "sgd"
     weight_decay: float = Field(default=1e-4, ge=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)

@@ -15,7 +15,7 @@ class TrainConfig:
 
     Attributes:
         epochs: passes over the training set.
-        batch_size: samples per step.
+        batch_size: samples per step, of all processes together.
         optimizer: ``sgd`` (Nesterov momentum) or ``adamw``.
         learning_rate: peak rate.
         warmup: epochs (may be a fraction) in which the rate rises linearly to its peak.
