@@ -59,8 +59,18 @@ class Job:
 
     @property
     def budget(self) -> Budget:
-        """The budget that was asked for."""
+        """The budget that was asked for, where channels are cut."""
         return self.config.budget
+
+    @property
+    def cuts(self) -> bool:
+        """Whether there is a budget for which channels are cut."""
+        return bool(self.config.budgets)
+
+    @property
+    def teacher(self) -> nn.Module | None:
+        """The dense network, if it is distilled from."""
+        return self.model if self.config.distill > 0 else None
 
     @property
     def measurable(self) -> bool:
@@ -143,7 +153,8 @@ def prepare(
     data = data or load_data(config.data, input_shape=config.input_shape, seed=config.seed)
     example = _example(dense, data, config.inputs, target.batch)
     network = trace(dense, example, head_sizes=config.head_sizes)
-    _check_cuttable(network, progress)
+    if config.budgets:
+        _check_cuttable(network, progress)
     job = Job(
         config=config,
         model=dense,
@@ -208,7 +219,7 @@ def _restore(dense: nn.Module, state: dict[str, torch.Tensor]) -> None:
 def _check_target(config: CompressConfig, target: Target, runtime: Runtime, table: LatencyTable | None) -> None:
     check_deliverable(target)
     if target.connection == "none":
-        if table is None and config.budget.metric != "latency_ms":
+        if table is None and not (config.budgets and config.budget.metric == "latency_ms"):
             return
         if table is None:
             raise InputError(

@@ -16,6 +16,7 @@ from hwprune.compression.delivery import WINDOW, deliver, measure_delivery
 from hwprune.compression.folder import RunFolder, cannot_write
 from hwprune.compression.job import Job, prepare
 from hwprune.compression.progress import Progress
+from hwprune.compression.sparse import check_trainable, keep_whole
 from hwprune.errors import InputError
 from hwprune.latency import LatencyTable
 from hwprune.training import Data, load_checkpoint, save_checkpoint
@@ -149,13 +150,15 @@ def _prepare(config: CompressConfig, progress: Progress, given: InMemory, run: R
         state = load_checkpoint(run.path / "dense.safetensors")
     if run is not None and (run.stage("latency_table") or {}).get("file"):
         table = LatencyTable.load(run.path / "table.json")
-    return prepare(config, progress, model=given.model, data=given.data, table=table, state=state)
+    job = prepare(config, progress, model=given.model, data=given.data, table=table, state=state)
+    check_trainable(job)
+    return job
 
 
 def _run(job: Job, run: RunFolder) -> Run:
     if not (run.path / "dense.safetensors").exists():
         save_checkpoint(run.path / "dense.safetensors", job.model.state_dict())
-    for name in ("baseline", "latency_table", "reach", "explore"):
+    for name in ("baseline", "latency_table", "reach", "explore") if job.cuts else ("baseline", "latency_table"):
         if run.stage(name) is None:
             run.finish_stage(name, getattr(stages, name)(job, run))
     for attempt in range(int(run.document.get("attempt", 0)), ATTEMPTS):
@@ -174,7 +177,7 @@ def _run(job: Job, run: RunFolder) -> Run:
 
 def _attempt(job: Job, run: RunFolder, attempt: int) -> None:
     if run.stage("settle") is None:
-        run.finish_stage("settle", stages.settle(job, run))
+        run.finish_stage("settle", (stages.settle if job.cuts else keep_whole)(job, run))
     if run.stage("finetune") is None:
         run.finish_stage("finetune", stages.finetune(job, run, attempt))
     if run.stage("artifact") is None:
@@ -187,7 +190,7 @@ def _correct_from_delivery(job: Job, run: RunFolder) -> bool:
     """Take the delivered engine's own measurement as a trial; whether another attempt is called for."""
     measured, settled = run.stage("measured"), run.stage("settle")
     value = measured.get("value")
-    if value is None or not run.stage("reach")["trials"][1:]:
+    if value is None or not job.cuts or not run.stage("reach")["trials"][1:]:
         return False
     used = value / measured["limit"]
     if WINDOW.holds(used) or (used <= 1 and not settled["inside"]):

@@ -13,6 +13,8 @@ from hwprune.compression.folder import RunFolder
 from hwprune.compression.gauge import Gauge, LatencyGauge, MacsGauge, MemoryGauge, SizeGauge
 from hwprune.compression.job import Job
 from hwprune.compression.settle import ClosedLoop, Settlement, Trial, Window, correct
+from hwprune.compression.sparse import finetune_sparse, sparse_form
+from hwprune.compression.sparse_settings import NOTHING
 from hwprune.deploy import Parity, channel_block, compare, export_onnx, measure_one, predictor
 from hwprune.deploy.engine import Engine
 from hwprune.deploy.profiling import profile_model
@@ -73,7 +75,7 @@ def _checked_parity(job: Job, model: nn.Module, engine: Engine) -> Parity:
 def latency_table(job: Job, run: RunFolder) -> dict[str, Any]:
     """Put the target's table into the run: the one that was given, or one measured now."""
     path = run.path / "table.json"
-    if job.table is None and (job.budget.metric != "latency_ms" or not job.measurable):
+    if job.table is None and not (job.cuts and job.budget.metric == "latency_ms" and job.measurable):
         return {"file": None, "source": "not needed"}
     if job.table is not None:
         price(job.network, "latency_ms", table=job.table)  # refused now if it lacks a layer, not in the report
@@ -269,7 +271,7 @@ def _prune_while_training(job: Job, run: RunFolder, model: nn.Module, pruner: Bu
     settings = job.training(epochs=job.config.prune_epochs, constant=True)
     with job.progress.bar("prune while training") as advance:
         hooks = Hooks(after_step, after_epoch, lambda p: advance(p.step, p.steps, f"loss {p.loss:.3f}"))
-        train(model, job.data, job.task, settings, teacher=_teacher(job), hooks=hooks, start=start)
+        train(model, job.data, job.task, settings, teacher=job.teacher, hooks=hooks, start=start)
 
 
 def settle(job: Job, run: RunFolder) -> dict[str, Any]:
@@ -333,13 +335,17 @@ def explored(job: Job, run: RunFolder) -> tuple[nn.Module, BudgetPruner]:
 
 def finetune(job: Job, run: RunFolder, attempt: int) -> dict[str, Any]:
     """Cut, check the cut against the masked network, recalibrate batch norms, fine-tune; write the weights."""
-    masked, _ = explored(job, run)
+    masked = explored(job, run)[0] if job.cuts else job.fresh_model()
     plan = Plan.load(run.path / "plan.json")
     masked.eval()
     smaller = cut(masked, plan.cuts)
     report = verify_cut(masked, smaller, job.network, plan.kept, job.example)
+    record = {"cut_error": report.max_relative_error, "parameters": report.parameters}
     settings = job.training(epochs=job.config.epochs)
-    recalibrate_batchnorm(smaller, job.data, job.task, config=settings)
+    if job.cuts:
+        recalibrate_batchnorm(smaller, job.data, job.task, config=settings)
+    if job.config.sparsify != NOTHING:
+        return {**record, "sparse": finetune_sparse(job, run, smaller, attempt)}
     path = run.checkpoint(f"finetune-{attempt}")
     start = TrainState.from_tree(load_checkpoint(path)) if path.exists() else None
 
@@ -349,9 +355,9 @@ def finetune(job: Job, run: RunFolder, attempt: int) -> dict[str, Any]:
 
     with job.progress.bar("fine-tune") as advance:
         hooks = Hooks(None, after_epoch, lambda p: advance(p.step, p.steps, f"loss {p.loss:.3f}"))
-        train(smaller, job.data, job.task, settings, teacher=_teacher(job), hooks=hooks, start=start)
+        train(smaller, job.data, job.task, settings, teacher=job.teacher, hooks=hooks, start=start)
     save_checkpoint(run.checkpoint("finetuned"), smaller.state_dict())
-    return {"cut_error": report.max_relative_error, "parameters": report.parameters}
+    return record
 
 
 def finetuned(job: Job, run: RunFolder) -> nn.Module:
@@ -366,8 +372,9 @@ def artifact(job: Job, run: RunFolder) -> dict[str, Any]:
     job.progress.say("compressed network: exporting and verifying")
     model = finetuned(job, run)
     path = run.path / "model.onnx"
-    info = export_onnx(model, job.example, path)
+    info = export_onnx(sparse_form(job, run, model), job.example, path)
     record: dict[str, Any] = {"size_bytes": info.size_bytes, "memory_bytes": None, "parity": None}
+    record |= {"storage": None, "stored_bytes": None, "dense_stored_bytes": None}
     if job.measurable:
         engine = job.runtime.open(path, job.target)
         record["parity"] = _checked_parity(job, model, engine).to_dict()
@@ -379,10 +386,6 @@ def artifact(job: Job, run: RunFolder) -> dict[str, Any]:
         record["accuracy_of"] = "torch model"
     record["source_accuracy"] = evaluate_model(model, job.data, job.task)
     return record
-
-
-def _teacher(job: Job) -> nn.Module | None:
-    return job.model if job.config.distill > 0 else None
 
 
 def _trials(run: RunFolder) -> list[Trial]:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from hwprune.deploy.reference import evaluating, on_device_of, reference_outputs, returning_tensors
-from hwprune.deploy.zeros import without_zeros
+from hwprune.deploy.zeros import without_signed_zeros, without_zeros
 from hwprune.errors import InputError, ModelError, first_line
 from hwprune.files import write_atomic
 from hwprune.latency.exporter_noise import exporter_noise_silenced
@@ -167,6 +167,7 @@ def _checked(proto: onnx.ModelProto, expected: tuple[Tensor, ...]) -> bytes:
     """Serialise after checking operators, types and shapes, and that outputs have the model's shapes."""
     del proto.metadata_props[:]
     _strip(proto.graph)
+    without_signed_zeros(proto.graph)
     if proto.ByteSize() > MOST_BYTES:
         raise ModelError(
             f"the exported model has {proto.ByteSize()} bytes; one ONNX file holds {MOST_BYTES}",

@@ -12,7 +12,7 @@ from hwprune.files import write_atomic
 from hwprune.report import figures
 from hwprune.report.html import rendered
 from hwprune.report.quantities import quantity
-from hwprune.report.summary import summary_rows, verdict
+from hwprune.report.summary import remarks, summary_rows, verdict
 
 
 def html_report(document: Mapping[str, Any], history: Sequence[Mapping[str, Any]] = ()) -> str:
@@ -31,6 +31,8 @@ def html_report(document: Mapping[str, Any], history: Sequence[Mapping[str, Any]
         model=document["config"]["model"],
         rows=summary_rows(result),
         verdict=verdict(result),
+        remarks=remarks(result),
+        sparse=result.get("sparse"),
         kept=result["budget_met"],
         groups=groups,
         layers=layers,
