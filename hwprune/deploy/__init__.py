@@ -17,8 +17,12 @@ from hwprune.deploy.latency import measure_pair as measure_pair
 from hwprune.deploy.memory import Memory as Memory
 from hwprune.deploy.memory import channel_block as channel_block
 from hwprune.deploy.memory import measure_memory as measure_memory
+from hwprune.deploy.packing import pack as pack
+from hwprune.deploy.packing import packed_size as packed_size
+from hwprune.deploy.packing import unpack as unpack
 from hwprune.deploy.parity import Parity as Parity
 from hwprune.deploy.parity import compare as compare
+from hwprune.deploy.storage import Storage as Storage
 from hwprune.deploy.writing import write_bundle as write_bundle
 
 __all__ = [
@@ -29,14 +33,18 @@ __all__ = [
     "OnnxInfo",
     "PairMeasurement",
     "Parity",
+    "Storage",
     "channel_block",
     "compare",
     "export_onnx",
     "measure_memory",
     "measure_one",
     "measure_pair",
+    "pack",
+    "packed_size",
     "predictor",
     "run_engine",
+    "unpack",
     "verify",
     "write_bundle",
 ]

@@ -124,28 +124,44 @@ def _texts(message: memoryview, number: int) -> tuple[str, ...]:
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """The fields of a protobuf message that have a length: texts, bytes and messages."""
-    place = 0
-    while place < len(message):
-        key, place = _varint(message, place)
+    return ((number, message[start:end]) for number, start, end in spans(message, 0, len(message)))
+
+
+def spans(data: bytes | memoryview, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """The fields of a protobuf message that have a length: texts, bytes and messages.
+
+    Args:
+        data: holds the message.
+        start: place of its first byte.
+        end: place after its last.
+
+    Returns:
+        number, start and end of the content of each.
+
+    Raises:
+        IndexError: it is no such message.
+    """
+    place = start
+    while place < end:
+        key, place = _varint(data, place)
         if key & 7 == 2:
-            length, place = _varint(message, place)
-            if place + length > len(message):
+            length, place = _varint(data, place)
+            if place + length > end:
                 raise IndexError("it was cut short")
-            yield key >> 3, message[place : place + length]
+            yield key >> 3, place, place + length
             place += length
         elif key & 7 == 0:
-            _, place = _varint(message, place)
+            _, place = _varint(data, place)
         elif key & 7 in (1, 5):
             place += 8 if key & 7 == 1 else 4
         else:
             raise IndexError(f"wire type {key & 7}")
 
 
-def _varint(message: memoryview, place: int) -> tuple[int, int]:
+def _varint(data: bytes | memoryview, place: int) -> tuple[int, int]:
     value, shift = 0, 0
     while True:
-        byte = message[place]
+        byte = data[place]
         value |= (byte & 127) << shift
         place, shift = place + 1, shift + 7
         if byte < 128:

@@ -1,10 +1,7 @@
 """How many bytes a sparse network takes as a device would store it: by encoding it, and decoding it again.
 
-Four encodings. ``dense`` writes every value. ``bitmask`` writes a bit per element and the values that are not zero.
-``gap8`` writes with each such value, in a byte, how many zeros precede it; where that is more than a byte holds, a
-zero is stored in between (Han et al., "Deep Compression", ICLR 2016, arXiv 1510.00149, section 2, with 8 bits).
-``onnx`` is a graph with ``sparse_initializer``, whose indices are int64. Tensors of fewer than two dimensions, and
-those that an encoding would make larger, are stored dense.
+The encodings are those of :mod:`hwprune.footprint.encoding`. Tensors of fewer than two dimensions, and those that an
+encoding would make larger, are stored dense.
 """
 
 from __future__ import annotations
@@ -16,16 +13,18 @@ import struct
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from hwprune.device_storage import filled, index_bytes
 from hwprune.errors import InputError
+from hwprune.footprint.encoding import Encoding as Encoding
+from hwprune.footprint.encoding import Precision as Precision
+from hwprune.footprint.encoding import check_encoding, check_precision, smallest, sparse_tensor, to_int8
 
-Encoding = Literal["dense", "bitmask", "gap8", "onnx"]
-Precision = Literal["fp32", "fp16", "int8"]
 Arrays = Mapping[str, NDArray[Any]]
 _SCALE = ".scale"
 
@@ -71,8 +70,7 @@ def arrays_of(model: nn.Module, precision: Precision) -> dict[str, NDArray[Any]]
     Raises:
         InputError: an unknown precision, or values that are not finite.
     """
-    if precision not in get_args(Precision):
-        raise InputError(f"precision {precision!r} is unknown", hint=f"known: {', '.join(get_args(Precision))}")
+    check_precision(precision)
     found: dict[str, NDArray[Any]] = {}
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if not tensor.is_floating_point():
@@ -81,17 +79,11 @@ def arrays_of(model: nn.Module, precision: Precision) -> dict[str, NDArray[Any]]
         if not np.isfinite(values).all():
             raise InputError(f"{name} has values that are not finite", hint="store a model whose training went well")
         if precision == "int8" and values.ndim >= 2:
-            found[name], found[name + _SCALE] = _int8(values)
+            rounded, found[name + _SCALE] = to_int8(values.reshape(1, len(values), -1))
+            found[name] = rounded.reshape(values.shape)
         else:
             found[name] = values.astype(np.float16) if precision == "fp16" else values
     return found
-
-
-def _int8(values: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    largest = np.abs(values.reshape(len(values), -1)).max(axis=1, initial=0)
-    scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
-    rounded = np.rint(values / scale.reshape(-1, *[1] * (values.ndim - 1)))
-    return np.clip(rounded, -127, 127).astype(np.int8), scale
 
 
 def dequantised(arrays: Arrays) -> dict[str, NDArray[np.float32]]:
@@ -112,13 +104,12 @@ def encode(arrays: Arrays, encoding: Encoding) -> bytes:
     Raises:
         InputError: an unknown encoding.
     """
-    if encoding not in get_args(Encoding):
-        raise InputError(f"encoding {encoding!r} is unknown", hint=f"known: {', '.join(get_args(Encoding))}")
+    check_encoding(encoding)
     if encoding == "onnx":
         return _onnx_graph(arrays)
     header, payloads = [], []
     for name, values in arrays.items():
-        form, parts = _smallest(values, encoding)
+        form, parts = smallest(np.ascontiguousarray(values).ravel(), encoding if values.ndim >= 2 else "dense")
         header.append([name, values.shape, values.dtype.str, form, len(parts[-1])])
         payloads += [part.tobytes() for part in parts]
     head = json.dumps(header, separators=(",", ":")).encode()
@@ -133,41 +124,10 @@ def decode(data: bytes, encoding: Encoding) -> dict[str, NDArray[Any]]:
     found, offset = {}, 4 + length
     for name, shape, dtype, form, entries in json.loads(data[4:offset]):
         total = math.prod(shape)
-        index_bytes = {"dense": 0, "bitmask": -(-total // 8), "gap8": entries}[form]
-        index = np.frombuffer(data, np.uint8, index_bytes, offset)
-        values = np.frombuffer(data, dtype, entries, offset + index_bytes)
-        offset += index_bytes + values.nbytes
-        found[name] = _filled(form, index, values, total).reshape(shape)
-    return found
-
-
-def _smallest(values: NDArray[Any], encoding: Encoding) -> tuple[str, list[NDArray[Any]]]:
-    flat = np.ascontiguousarray(values).ravel()
-    if encoding == "dense" or values.ndim < 2:
-        return "dense", [flat]
-    parts = [np.packbits(flat != 0), flat[flat != 0]] if encoding == "bitmask" else _gaps(flat)
-    return (encoding, parts) if sum(part.nbytes for part in parts) < flat.nbytes else ("dense", [flat])
-
-
-def _gaps(flat: NDArray[Any]) -> list[NDArray[Any]]:
-    places = np.flatnonzero(flat)
-    gaps = np.diff(places, prepend=-1) - 1
-    ends = np.cumsum(gaps // 256 + 1) - 1  # a stored zero takes 255 zeros along, and is one itself
-    index = np.full(int(ends[-1]) + 1 if len(ends) else 0, 255, np.uint8)
-    index[ends] = gaps % 256
-    values = np.zeros(len(index), flat.dtype)
-    values[ends] = flat[places]
-    return [index, values]
-
-
-def _filled(form: str, index: NDArray[np.uint8], values: NDArray[Any], total: int) -> NDArray[Any]:
-    if form == "dense":
-        return values
-    found = np.zeros(total, values.dtype)
-    if form == "bitmask":
-        found[np.unpackbits(index, count=total).astype(bool)] = values
-    else:
-        found[np.cumsum(index.astype(np.int64) + 1) - 1] = values
+        index = np.frombuffer(data, np.uint8, index_bytes(form, total, entries), offset)
+        values = np.frombuffer(data, dtype, entries, offset + index.nbytes)
+        offset += index.nbytes + values.nbytes
+        found[name] = filled(form, index, values, total).reshape(shape)
     return found
 
 
@@ -176,13 +136,11 @@ def _onnx_graph(arrays: Arrays) -> bytes:
 
     graph = onnx.GraphProto()
     for name, values in arrays.items():
-        flat = values.ravel()
-        places = np.flatnonzero(flat)
-        if values.ndim < 2 or len(places) * (8 + values.itemsize) >= flat.nbytes:
+        sparse = sparse_tensor(values, name) if values.ndim >= 2 else None
+        if sparse is None:
             graph.initializer.append(onnx.numpy_helper.from_array(np.ascontiguousarray(values), name))
-            continue
-        kept, index = onnx.numpy_helper.from_array(flat[places], name), onnx.numpy_helper.from_array(places)
-        graph.sparse_initializer.append(onnx.helper.make_sparse_tensor(kept, index, values.shape))
+        else:
+            graph.sparse_initializer.append(sparse)
     return bytes(graph.SerializeToString())
 
 
