@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from hwprune.budget import Budget, Metric, parse_budget
 from hwprune.compression.sparse_settings import NOTHING, block, check_sparse, share
+from hwprune.deploy import Storage
 from hwprune.errors import BudgetError, InputError
 from hwprune.inputs import Input, read_inputs, spelled
 from hwprune.saliency import criteria
@@ -166,6 +167,20 @@ class CompressConfig(BaseModel):
             kept, size = self.block
             return kept / size
         return None if self.sparsity is None else 1 - share(self.sparsity)
+
+    @property
+    def stored_as(self) -> Storage:
+        """Form of the file that a sparse network is stored in: ``gap8`` if none was given.
+
+        Raises:
+            InputError: there is no such form.
+        """
+        return Storage.parse(self.storage or "gap8")
+
+    @property
+    def rounds(self) -> bool:
+        """Whether weights are rounded when they are stored."""
+        return self.sparsify != NOTHING and self.stored_as.precision != "fp32"
 
     @property
     def sparse_request(self) -> str | None:

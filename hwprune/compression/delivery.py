@@ -10,6 +10,7 @@ from hwprune.budget import Budget, Plan
 from hwprune.compression.folder import RunFolder
 from hwprune.compression.job import Job
 from hwprune.compression.settle import Window
+from hwprune.compression.sparse import exported_file
 from hwprune.compression.sparse_settings import NOTHING
 from hwprune.compression.stages import caps, finetuned
 from hwprune.deploy import measure_pair, write_bundle
@@ -20,6 +21,7 @@ from hwprune.targets.connection import device_at
 from hwprune.training import save_weights
 
 WINDOW = Window()
+USED_UP = 0.97  # of a file budget; less is worth a remark
 ROUNDING = 1e-9  # of a share
 PACKAGES = ("hwprune", "torch", "onnx", "onnxruntime", "onnxscript", "numpy")
 
@@ -80,7 +82,10 @@ def _sparse(job: Job, run: RunFolder) -> dict[str, Any] | None:
     stored = {name: run.stage("artifact")[name] for name in ("storage", "stored_bytes", "dense_stored_bytes")}
     found, asked = run.stage("finetune")["sparse"], job.config.density
     met = asked is None or found["sparsity"] >= 1 - asked - ROUNDING
-    return {"rule": job.config.sparsify, "requested": job.config.sparse_request, "met": met, **found, **stored}
+    used = None if found["limit"] is None else stored["stored_bytes"] / found["limit"]
+    remark = f"The stored file takes {used:.1%} of its budget." if used is not None and used < USED_UP else None
+    request = {"rule": job.config.sparsify, "requested": job.config.sparse_request, "met": met}
+    return {**request, **found, **stored, "remark": remark}
 
 
 def deliver(job: Job, run: RunFolder) -> None:
@@ -91,11 +96,12 @@ def deliver(job: Job, run: RunFolder) -> None:
     if not (run.path / "bundle").exists():
         write_bundle(
             run.path / "bundle",
-            engine=run.path / "model.onnx",
+            engine=run.path / "model.onnx" if job.config.sparsify == NOTHING else exported_file(run),
             model=model,
             example=_golden(job),
             target=job.target,
             manifest=_manifest(job, run, result),
+            storage=None if job.config.sparsify == NOTHING else job.config.stored_as,
         )
     run.document["result"] = result
     run.document["versions"] = versions()

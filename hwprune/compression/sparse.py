@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
-from hwprune.budget import Plan
+from hwprune.budget import Plan, spell
 from hwprune.compression.folder import RunFolder
 from hwprune.compression.job import Job
 from hwprune.compression.sparse_network import RECOVERABLE, SparseNetwork, masks_over, thinned
 from hwprune.compression.sparse_settings import NOTHING
 from hwprune.compression.sparse_ways import Way, way_for
+from hwprune.compression.stored_file import most_inside, stored_bytes
+from hwprune.deploy import export_onnx, pack, unpack
 from hwprune.files import write_atomic
 from hwprune.regrow import Recovery
 from hwprune.regrow.distribution import weights_at
@@ -26,6 +29,7 @@ from hwprune.training import (
     train,
 )
 
+ROUNDS = 5  # of fitting a file into its budget
 ANY_DENSITY = 0.01  # stands for one that a budget of bytes gives later
 
 
@@ -61,24 +65,62 @@ def finetune_sparse(job: Job, run: RunFolder, model: nn.Module, attempt: int) ->
     Returns:
         what the result says about zeros.
     """
-    density = job.config.density
-    assert density is not None
+    limit, settings = _limit(job, run), job.config
+    density = settings.density if limit is None else _density_for(job, run, model, limit, attempt)
+    assert density is not None, "checked with the settings"
     way = way_for(job, model, density, run.checkpoint(f"reference-{attempt}"))
     _train(job, run, way, attempt)
-    network, record = _pruned(job, way.trained(), density)
+    network, record = _pruned(job, way.trained(), density, limit)
     save_checkpoint(run.checkpoint("finetuned"), network.model.state_dict())
-    if network.recovery is not None:
-        save_checkpoint(run.checkpoint("recovery"), network.recovery.state_dict())
+    recovery = None if network.recovery is None else network.recovery.state_dict()
+    save_checkpoint(run.checkpoint("recovery"), recovery)
     run.document["mask_updates"] = [update.to_dict() for update in way.updates]
     return {**network.facts(), **record}
 
 
-def sparse_form(job: Job, run: RunFolder, model: nn.Module) -> nn.Module:
-    """The form in which a fine-tuned network is exported: with zeros where its weights were pruned."""
-    if job.config.sparsify != RECOVERABLE:
-        return model
-    recovery = Recovery.from_state_dict(load_checkpoint(run.checkpoint("recovery")))
-    return SparseNetwork(model, masks_over(model, job.config), recovery).exported
+def store(job: Job, run: RunFolder, model: nn.Module) -> dict[str, Any]:
+    """Export a fine-tuned network with zeros where it was pruned, pack it, and write what comes out again.
+
+    ``model.onnx`` is the engine with its weights as stored. The one that was exported lies with the checkpoints, until
+    the bundle is written from it.
+    """
+    storage, saved = job.config.stored_as, load_checkpoint(run.checkpoint("recovery"))
+    recovery = None if saved is None else Recovery.from_state_dict(saved)
+    network = SparseNetwork(model, masks_over(model, job.config), recovery)
+    export_onnx(network.exported, job.example, exported_file(run))
+    packed = pack(exported_file(run), storage)
+    engine = unpack(packed)
+    write_atomic(run.path / "model.onnx", engine)
+    dense = len(pack(run.path / "baseline.onnx", storage))
+    sizes = {"size_bytes": len(engine), "stored_bytes": len(packed), "dense_stored_bytes": dense}
+    return {**sizes, "storage": str(storage)}
+
+
+def exported_file(run: RunFolder) -> Path:
+    """Where a sparse engine lies as it was exported, its weights not rounded yet."""
+    return run.path / "checkpoints" / "exported.onnx"
+
+
+def _limit(job: Job, run: RunFolder) -> float | None:
+    """Bytes that the stored file may take; a factor is one on the dense network's exported file."""
+    budget = job.config.file_budget
+    return None if budget is None else budget.resolve(float(run.stage("baseline")["size_bytes"]))
+
+
+def _density_for(job: Job, run: RunFolder, model: nn.Module, limit: float, attempt: int) -> float:
+    """The density at which the largest weights of the network at hand take as many bytes as are allowed."""
+    path = run.checkpoint(f"density-{attempt}")
+    if not path.exists():
+        job.progress.say(f"how many weights fit into {spell('size_bytes', limit)}: exporting and packing")
+        total = masks_over(model, job.config).total
+        save_checkpoint(path, {"density": _most(job, model, limit, total) / total})
+    density: float = load_checkpoint(path)["density"]
+    job.progress.say(f"{density:.2%} of the weights stay")
+    return density
+
+
+def _most(job: Job, model: nn.Module, limit: float, count: int) -> int:
+    return most_inside(lambda kept: stored_bytes(job, thinned(model, kept, job.config).exported), limit, count)
 
 
 def _train(job: Job, run: RunFolder, way: Way, attempt: int) -> None:
@@ -107,18 +149,45 @@ def _train(job: Job, run: RunFolder, way: Way, attempt: int) -> None:
         train(way.model, job.data, way.task, settings, teacher=job.teacher, hooks=hooks, start=start)
 
 
-def _pruned(job: Job, trained: nn.Module, density: float) -> tuple[SparseNetwork, dict[str, Any]]:
-    """The network of the end; with recovery, how accurate it is with and without."""
-    total = masks_over(trained, job.config).total
-    if job.config.sparsify != RECOVERABLE:
-        return thinned(trained, total, job.config), {}
-    network = thinned(trained, weights_at(total, density), job.config)
-    without = thinned(trained, weights_at(total, density), job.config)
-    without.masks.apply()
-    scores = [_recalibrated_accuracy(job, one.model) for one in (without, network)]
-    return network, {"accuracy_before_recovery": scores[0], "accuracy_after_recovery": scores[1]}
+def _pruned(job: Job, trained: nn.Module, density: float, limit: float | None) -> tuple[SparseNetwork, dict[str, Any]]:
+    """The network of the end, inside the file budget if there is one, and what was done for that."""
+    total, recovers = masks_over(trained, job.config).total, job.config.sparsify == RECOVERABLE
+    asked = weights_at(total, density) if recovers else total
+    network = thinned(trained, asked, job.config)
+    record: dict[str, Any] = {"limit": limit, "zeroed_to_fit": 0}
+    before = sum(network.kept.values())
+    if limit is not None:
+        network = _fitted(job, trained, before, limit)
+        record["zeroed_to_fit"] = before - sum(network.kept.values())
+    elif recovers:
+        _recalibrate(job, network.model)
+    if recovers:
+        without = thinned(trained, sum(network.kept.values()), job.config)
+        without.masks.apply()
+        _recalibrate(job, without.model)
+        record["accuracy_before_recovery"] = evaluate_model(without.model, job.data, job.task)
+        record["accuracy_after_recovery"] = evaluate_model(network.model, job.data, job.task)
+    return network, record
 
 
-def _recalibrated_accuracy(job: Job, model: nn.Module) -> float:
+def _fitted(job: Job, trained: nn.Module, count: int, limit: float) -> SparseNetwork:
+    """The trained network, the smallest weights zero until its file is inside the budget.
+
+    New statistics of batch norms are folded into the weights, which changes the bytes that a compression leaves; so the
+    file is packed again, and where it became too large, the search aims lower.
+    """
+    aim = limit
+    for _ in range(ROUNDS):
+        kept = _most(job, trained, aim, count)
+        network = thinned(trained, kept, job.config)
+        if kept < count or network.recovery is not None:
+            _recalibrate(job, network.model)
+        over = stored_bytes(job, network.exported) - limit
+        if over <= 0:
+            break
+        aim -= over + 1
+    return network
+
+
+def _recalibrate(job: Job, model: nn.Module) -> None:
     recalibrate_batchnorm(model, job.data, job.task, config=job.training(epochs=job.config.epochs))
-    return evaluate_model(model, job.data, job.task)

@@ -69,7 +69,7 @@ def check_sparse(config: CompressConfig) -> None:
             "--sparsify recoverable adds a penalty to the loss, which --distill 1 leaves out",
             hint="give --distill less than 1",
         )
-    _ = config.density, config.file_budget
+    _ = config.density, config.file_budget, config.stored_as  # refuse malformed ones
 
 
 def _check_amount(config: CompressConfig) -> None:

@@ -83,6 +83,20 @@ class Way(ABC):
         return self.model
 
 
+class Unpruned(Way):
+    """Nothing has to become zero: the stored file of the dense network is inside its budget."""
+
+    def start(self, optimizer: Optimizer, saved: Any) -> None:
+        """Nothing to do."""
+
+    def step(self) -> None:
+        """Nothing to do."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+
 class ByRule(Way):
     """A rule of :func:`hwprune.regrow.rules`."""
 
@@ -232,6 +246,8 @@ def way_for(job: Job, model: nn.Module, density: float, reference: Path) -> Way:
     Raises:
         InputError: the rule does not do with the number of steps, or with the density.
     """
+    if density == 1:
+        return Unpruned(model, job.task)
     if job.config.sparsify == "bidirectional":
         return Bidirectional(job, model, density, reference)
     if job.config.sparsify == RECOVERABLE:
