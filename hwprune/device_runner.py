@@ -1,8 +1,8 @@
 """The one clock: run an exported engine, time it honestly, verify a bundle on the device it was made for.
 
-It needs Python 3.8, numpy and the runtime (both imported late), ``device_facts.py`` and the runtime's engine file, and
-nothing else: hwprune measures with them, and copies them verbatim into every bundle, so that the latency table, the
-report and the device share one measurement.
+It needs Python 3.8, numpy and the runtime (both imported late), ``device_facts.py`` and the runtime's engine file (and
+``device_storage.py`` for packed engines), and nothing else: hwprune measures with them, and copies them verbatim into
+every bundle, so that the latency table, the report and the device share one measurement.
 ``python run.py [BUNDLE_DIR] [--json] [--no-latency]`` exits 0: every check passed, 1: a check failed, 2: bad input.
 """
 
@@ -337,9 +337,10 @@ def _verify(folder: Path, *, latency: bool, rounds: int) -> dict[str, Any]:
         settings, golden = manifest["engine"], manifest["golden"]
         if __name__ == "__main__" and not {path.name for path in folder.glob("*.py")} <= set(contents):
             raise BadInput("there is Python code in the bundle that its manifest does not list")
-        engine = open_engine(
-            contents[settings["file"]], **{key: settings[key] for key in ("runtime", "threads", "precision")}
-        )
+        model = contents[settings["file"]]
+        if settings["file"].endswith(".packed"):
+            model = sibling("device_storage").unpack(model, settings["unpacked_bytes"])
+        engine = open_engine(model, **{key: settings[key] for key in ("runtime", "threads", "precision")})
         arrays = np.load(io.BytesIO(contents[golden["file"]]), allow_pickle=False)
         feeds = {port["name"]: arrays[golden["inputs"][port["name"]]] for port in engine.inputs}
         checks.append(_check_golden(engine, feeds, golden, arrays))

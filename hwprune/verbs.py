@@ -17,9 +17,9 @@ from torch import nn
 
 from hwprune.budget import Plan
 from hwprune.compression import Progress, RunFolder
-from hwprune.deploy import Bundle, check_deliverable, compare, export_onnx, measure_one, verify, write_bundle
+from hwprune.deploy import Bundle, Storage, check_deliverable, export_onnx, measure_one, verify, write_bundle
 from hwprune.deploy.formats import engine_at, engine_bytes
-from hwprune.deploy.parity import held_to
+from hwprune.deploy.packing import pack, unpack
 from hwprune.deploy.profiling import Method, pack_model, profile_model, unpack_model
 from hwprune.errors import BundleError, InputError
 from hwprune.files import replacing_folder, write_atomic
@@ -214,9 +214,10 @@ def export(
     output: Path,
     weights: Path | None = None,
     target: str | Path | Target = "local-onnxruntime",
+    storage: Storage | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Export a model to a bundle: one ONNX file, held against torch and measured.
+    """Export a model to a bundle: one ONNX file, held against torch and measured; packed, if a storage is given.
 
     Without a data set, parity is checked on random inputs, and no accuracy is recorded.
 
@@ -233,18 +234,19 @@ def export(
     with tempfile.TemporaryDirectory() as folder:
         engine_file = Path(folder) / "model.onnx"
         export_onnx(dense, example, engine_file)
-        engine = runtime_for(chosen).open(engine_file, chosen)
-        precision = held_to(dense, chosen.precision)
-        parity = compare(dense, engine, [example], precision=precision)
-        parity.check(precision)
-        latency = measure_one(engine_file, chosen).latency
-        manifest = {
-            "parity": parity.to_dict(),
-            "measured_latency": latency.to_dict(),
-            "device": device_at(chosen),
-        }
-        write_bundle(output, engine=engine_file, model=dense, example=example, target=chosen, manifest=manifest)
-    return {"bundle": str(output), "latency_ms": _brief(latency.to_dict()), "parity": parity.to_dict()}
+        stored = unpack(pack(engine_file, storage)) if storage else engine_file
+        latency = measure_one(stored, chosen).latency.to_dict()
+        bundle = write_bundle(
+            output,
+            engine=engine_file,
+            model=dense,
+            example=example,
+            target=chosen,
+            manifest={"measured_latency": latency, "device": device_at(chosen)},
+            storage=storage,
+        )
+    told = {key: bundle.manifest[key] for key in ("parity", *(["engine"] if storage else []))}
+    return {"bundle": str(output), "latency_ms": _brief(latency), **told}
 
 
 def bench_target(

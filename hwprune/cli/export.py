@@ -24,7 +24,7 @@ from hwprune.cli.options import (
 from hwprune.cli.output import emit, milliseconds
 
 NAME = "export"
-_OF_A_MODEL = frozenset({"input_shape", "weights", "target", "threads", "precision", "batch"})
+_OF_A_MODEL = frozenset({"input_shape", "weights", "target", "threads", "precision", "batch", "storage"})
 
 
 def command(
@@ -38,12 +38,21 @@ def command(
     threads: Threads = None,
     precision: Precision = None,
     batch: Batch = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            help="How the bundle stores the engine: ENCODING[-PRECISION][-COMPRESSION], such as gap8-int8-xz; "
+            "as a plain ONNX file if absent."
+        ),
+    ] = None,
     config: Config = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> int:
     """Export a model to a verified, measured bundle."""
+    from hwprune.deploy import Storage
     from hwprune.errors import InputError
+    from hwprune.report.quantities import quantity
     from hwprune.targets import load_target
     from hwprune.verbs import copy_bundle, export
 
@@ -63,7 +72,18 @@ def command(
         raise InputError("--model needs --input-shape", hint="such as --input-shape 1,3,224,224")
     chosen = load_target(target, threads=threads, precision=precision, batch=batch)
     document = export(
-        model, input_shape=inputs_in(input_shape), output=output, weights=weights, target=chosen, seed=seed
+        model,
+        input_shape=inputs_in(input_shape),
+        output=output,
+        weights=weights,
+        target=chosen,
+        storage=None if storage is None else Storage.parse(storage),
+        seed=seed,
     )
-    emit(document, as_json=json, text=f"{output}: {milliseconds(document['latency_ms'])}")
+    text = f"{output}: {milliseconds(document['latency_ms'])}"
+    if storage is not None:
+        stored = document["engine"]
+        packed, plain = (quantity("size_bytes", stored[f"{form}_bytes"]) for form in ("packed", "unpacked"))
+        text += f"; {packed} as {stored['storage']}, {plain} as plain ONNX"
+    emit(document, as_json=json, text=text)
     return 0

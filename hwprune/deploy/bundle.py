@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from hwprune import device_runner
+from hwprune.deploy.packing import unpack
 from hwprune.errors import BundleError
 from hwprune.files import write_json
 from hwprune.targets import Target
 
 SCHEMA_VERSION = 1
+PACKED_FILE = "model.packed"
 
 
 @dataclass(frozen=True)
@@ -62,10 +64,10 @@ class Bundle:
 
     @property
     def engine(self) -> bytes:
-        """The engine, read once and checked, so that what is opened is what was checked.
+        """The engine, read once, checked and unpacked, so that what is opened is what was checked.
 
         Raises:
-            BundleError: the file is missing or was changed.
+            BundleError: the file is missing or was changed, or cannot be unpacked.
         """
         name: str = self.manifest["engine"]["file"]
         try:
@@ -74,7 +76,7 @@ class Bundle:
             raise BundleError(f"{self.path / name} cannot be read: {error}", hint="write the bundle again") from error
         if hashlib.sha256(content).hexdigest() != self.manifest["files"][name]["sha256"]:
             raise BundleError(f"{self.path / name} was changed after it was written", hint="write the bundle again")
-        return content
+        return unpack(content) if name == PACKED_FILE else content
 
     def complete(self, measured: Mapping[str, Any], device: Mapping[str, Any]) -> Bundle:
         """Write a measurement into a bundle whose latency was only predicted.

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
-from hwprune.deploy.bundle import SCHEMA_VERSION, Bundle, sealed, verify
-from hwprune.deploy.engine import Engine, in_order
+from hwprune.deploy.bundle import PACKED_FILE, SCHEMA_VERSION, Bundle, sealed, verify
+from hwprune.deploy.engine import Engine, in_order, run_engine
+from hwprune.deploy.packing import pack, unpack
 from hwprune.deploy.parity import RELATIVE_L2, compare, held_to
 from hwprune.deploy.reference import reference_outputs
+from hwprune.deploy.storage import Storage
 from hwprune.errors import BundleError, InputError, ParityError
 from hwprune.files import replacing_folder, write_atomic, write_json
 from hwprune.network.forward import Example, mapped, tensors_in
@@ -48,10 +50,15 @@ def write_bundle(
     example: Example,
     target: Target,
     manifest: Mapping[str, Any] | None = None,
+    storage: Storage | None = None,
 ) -> Bundle:
     """Write a bundle that passes its own verification, or nothing.
 
     It is built in a hidden neighbour and renamed into place (``files.replacing_folder``).
+
+    The engine as exported must compute what the model computes. Where its weights are rounded, what that makes of the
+    outputs is recorded as ``parity``, and held against no gate: it is for accuracy to judge. Golden outputs are then
+    the rounded engine's own, so that a device is still held to what it must compute to the last digits.
 
     Args:
         path: the folder; absent or empty.
@@ -63,11 +70,13 @@ def write_bundle(
         manifest: what else is known, JSON-able: ``preprocessing`` (what to do to an image before it is
             fed), ``predicted_latency_ms``, ``measured_latency`` and ``baseline_latency`` (``Latency.to_dict()``),
             ``latency_ratio`` (median, low, high), ``device`` (fingerprint of where it was measured),
-            ``accuracy``, ``parity`` (on more inputs than the example), ``budget``, ``source``, ``versions``.
+            ``accuracy``, ``parity`` (on more inputs than the example), ``budget``, ``source``, ``versions``; numbers
+            are those of the engine as stored.
+        storage: the form of the engine's file (an ONNX file's); None: the file as it was given.
 
     Raises:
         BundleError: there is something in the folder.
-        InputError: the folder cannot be written, or too few inputs were given.
+        InputError: the folder cannot be written, too few inputs were given, or the target's engines have one form only.
         ParityError: the engine does not compute what the model computes.
         ValueError: ``manifest`` has another key, or NaN.
     """
@@ -84,14 +93,23 @@ def write_bundle(
     precision = held_to(model, target.precision)
     parity = compare(model, opened, [example], precision=precision)
     parity.check(precision)
-    golden, ports = _golden(opened, model, _first_batch(opened, example), RELATIVE_L2[precision])
+    about: dict[str, Any] = {}
+    if storage is not None:
+        content, plain, about = _stored(engine, target, storage)
+        opened, name = runtime.open(plain, target), PACKED_FILE if storage.packed else name
+        parity = compare(model, opened, [example], precision=precision)
+    batch = _first_batch(opened, example)
+    rounded = storage is not None and storage.precision != "fp32"
+    outputs = run_engine(opened, batch) if rounded else reference_outputs(model, batch)
+    golden, ports = _golden(opened, batch, outputs, RELATIVE_L2[precision])
     document = {
-        **_about_engine(opened, target, name),
+        **_about_engine(opened, target, name, about),
         "golden": ports,
         "parity": facts["parity"] or parity.to_dict(),
         **_about_run(facts),
     }
-    contents = {name: content, "golden.npz": golden, **device_files(target.runtime)}
+    more = device_files(target.runtime, packed=name == PACKED_FILE)
+    contents = {name: content, "golden.npz": golden, **more}
     try:
         with replacing_folder(path) as place:
             _write_files(place, contents, document)
@@ -111,7 +129,20 @@ def _facts(given: Mapping[str, Any]) -> dict[str, Any]:
     return {**_FACTS, **given}
 
 
-def _about_engine(engine: Engine, target: Target, name: str) -> dict[str, Any]:
+def _stored(engine: Path, target: Target, storage: Storage) -> tuple[bytes, bytes, dict[str, Any]]:
+    """The file of an engine in a form, what its runtime opens, and the manifest's words about them."""
+    if runtime_for(target).model_format != "onnx":
+        raise InputError(
+            f"storage {storage} is a form of ONNX files, and target {target.name!r} takes another format",
+            hint="leave the storage out, or take a target whose runtime opens ONNX",
+        )
+    content = pack(engine, storage)
+    plain = unpack(content)
+    sizes = {"packed_bytes": len(content), "unpacked_bytes": len(plain) if storage.packed else engine.stat().st_size}
+    return content, plain, {"storage": str(storage), **sizes}
+
+
+def _about_engine(engine: Engine, target: Target, name: str, about: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -121,6 +152,7 @@ def _about_engine(engine: Engine, target: Target, name: str) -> dict[str, Any]:
             "runtime": target.runtime,
             "threads": target.threads,
             "precision": target.precision,
+            **about,
         },
         "inputs": engine.inputs,
         "outputs": engine.outputs,
@@ -160,11 +192,11 @@ def _first_batch(engine: Engine, example: Example) -> Example:
     return mapped(lambda tensor: tensor[:size], example)
 
 
-def _golden(engine: Engine, model: nn.Module, inputs: Example, limit: float) -> tuple[bytes, dict[str, Any]]:
+def _golden(engine: Engine, inputs: Example, outputs: tuple[Tensor, ...], limit: float) -> tuple[bytes, dict[str, Any]]:
     """``golden.npz`` and the manifest's key to it."""
     ordered = in_order(engine, inputs)
     arrays: dict[str, Any] = {f"input_{i}": tensor.detach().cpu().numpy() for i, tensor in enumerate(ordered)}
-    arrays |= {f"output_{i}": tensor.numpy() for i, tensor in enumerate(reference_outputs(model, inputs))}
+    arrays |= {f"output_{i}": tensor.numpy() for i, tensor in enumerate(outputs)}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     return buffer.getvalue(), {

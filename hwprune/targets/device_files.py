@@ -9,17 +9,20 @@ from hwprune.device_runner import ENGINES
 _MORE = {"tensorrt": ("cudart", "tensorrt_plan"), "torch": ("torch_archive",)}  # engine files that stand on others
 
 
-def device_files(runtime: str, *, worker: bool = False) -> dict[str, bytes]:
+def device_files(runtime: str, *, worker: bool = False, packed: bool = False) -> dict[str, bytes]:
     """Names and contents of the files that a device needs beside a model.
 
     Args:
         runtime: the runtime on that device.
         worker: also those that measure what a connection asks for (``worker.py``), which may time kernels.
+        packed: also the one that unpacks packed engines.
     """
     name = ENGINES[runtime][0]
     engine = (f"{name}_engine", *_MORE.get(name, ()), *(("onnx_graph",) if worker else ()))
     files = {"run.py": "device_runner.py", "device_facts.py": "device_facts.py"}
     files |= {f"{module}.py": f"engines/{module}.py" for module in engine}
+    if packed:
+        files["device_storage.py"] = "device_storage.py"
     if worker:
         files["worker.py"] = "device_worker.py"
     package = resources.files("hwprune")
