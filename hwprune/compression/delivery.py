@@ -82,8 +82,8 @@ def _sparse(job: Job, run: RunFolder) -> dict[str, Any] | None:
     stored = {name: run.stage("artifact")[name] for name in ("storage", "stored_bytes", "dense_stored_bytes")}
     found, asked = run.stage("finetune")["sparse"], job.config.density
     met = asked is None or found["sparsity"] >= 1 - asked - ROUNDING
-    used = None if found["limit"] is None else stored["stored_bytes"] / found["limit"]
-    remark = f"The stored file takes {used:.1%} of its budget." if used is not None and used < USED_UP else None
+    used = stored["stored_bytes"] / found["limit"] if found["limit"] else 1.0
+    remark = f"The stored file takes {used:.1%} of its budget." if used < USED_UP else None
     request = {"rule": job.config.sparsify, "requested": job.config.sparse_request, "met": met}
     return {**request, **found, **stored, "remark": remark}
 

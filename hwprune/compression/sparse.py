@@ -78,6 +78,14 @@ def finetune_sparse(job: Job, run: RunFolder, model: nn.Module, attempt: int) ->
     return {**network.facts(), **record}
 
 
+def as_exported(job: Job, candidate: nn.Module) -> nn.Module:
+    """A network of the closed loop in the form in which it will be exported: means of filters take time and memory."""
+    if job.config.sparsify != RECOVERABLE or job.budget.metric == "macs":
+        return candidate
+    some = masks_over(candidate, job.config).total // 2
+    return thinned(candidate, some, job.config).exported
+
+
 def store(job: Job, run: RunFolder, model: nn.Module) -> dict[str, Any]:
     """Export a fine-tuned network with zeros where it was pruned, pack it, and write what comes out again.
 

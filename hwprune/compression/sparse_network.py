@@ -15,6 +15,7 @@ from hwprune.regrow.ranking import top_k_per_row
 from hwprune.regrow.weights import magnitude
 
 RECOVERABLE = "recoverable"
+_BY_LAYER = frozenset({"rigl", "set", "srigl", "iee"})  # rules that share weights out to layers by ERK
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,8 @@ def left_dense(model: nn.Module, config: CompressConfig) -> list[str]:
 def thinned(model: nn.Module, count: int, config: CompressConfig) -> SparseNetwork:
     """A copy of which at most ``count`` masked weights are left, the largest, as the configured rule would keep them.
 
-    Zeros stay zeros. A constant fan-in stays one; of a pattern N:M no block gets more weights.
+    Zeros stay zeros. A constant fan-in stays one; of a pattern N:M no block gets more weights. Of a network without
+    zeros, as many of each layer are left as the rule would leave.
 
     Args:
         model: left as it is.
@@ -101,7 +103,9 @@ def thinned(model: nn.Module, count: int, config: CompressConfig) -> SparseNetwo
         return SparseNetwork(model, masks, prune_and_recover(masks))
     masks.active = {name: weight.parameter.detach() != 0 for name, weight in masks.weights.items()}
     have = sum(masks.counts.values())
-    if count < have and config.sparsify == "srigl":
+    if count < have == masks.total and config.sparsify in _BY_LAYER:
+        masks.keep_largest_of_each(layer_counts("erk", masks.shapes, count / have))
+    elif count < have and config.sparsify == "srigl":
         masks.active = {name: _even(masks, name, count / have) for name in masks.weights}
     elif count < have:
         masks.keep_largest(count)

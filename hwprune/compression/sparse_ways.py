@@ -37,7 +37,7 @@ from hwprune.training.task import Predict, Task
 
 UPDATES = 40  # of the masks over a whole training, where an interval of its own would give fewer
 CYCLES = 5  # of IEE, likewise
-OVERPRUNED = 0.1  # of the weights that are to stay, bidirectional pruning leaves so many before it grows
+OVERPRUNED = 0.25  # of the weights that are to stay, bidirectional pruning leaves so many before it grows
 
 
 class Way(ABC):

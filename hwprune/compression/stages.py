@@ -13,7 +13,7 @@ from hwprune.compression.folder import RunFolder
 from hwprune.compression.gauge import Gauge, LatencyGauge, MacsGauge, MemoryGauge, SizeGauge
 from hwprune.compression.job import Job
 from hwprune.compression.settle import ClosedLoop, Settlement, Trial, Window, correct
-from hwprune.compression.sparse import finetune_sparse, store
+from hwprune.compression.sparse import as_exported, finetune_sparse, store
 from hwprune.compression.sparse_settings import NOTHING
 from hwprune.deploy import Parity, channel_block, compare, export_onnx, measure_one, predictor
 from hwprune.deploy.engine import Engine
@@ -172,7 +172,7 @@ def reach(job: Job, run: RunFolder) -> dict[str, Any]:
     if limit >= measured_dense:
         return {"limit": limit, "trials": [_record(Trial(prices.dense, dense, measured_dense))]}
     kept = {group: range(width) for group, width in prices.smallest.items()}
-    measured_least = gauge(job, run).measure(cut(job.model, job.network.cuts(kept)))
+    measured_least = gauge(job, run).measure(as_exported(job, cut(job.model, job.network.cuts(kept))))
     _check_reach(job, limit, measured_least, job.budget.metric)
     trials = [Trial(prices.dense, dense, measured_dense), Trial(prices.smallest, smallest, measured_least)]
     return {"limit": limit, "trials": [_record(trial) for trial in trials]}
@@ -306,7 +306,7 @@ def _announced(job: Job, run: RunFolder, limit: float, pruner: BudgetPruner) -> 
     using = gauge(job, run)
 
     def measure(plan: Plan) -> float:
-        value = using.measure(cut(pruner.model, pruner.complete(plan).cuts))
+        value = using.measure(as_exported(job, cut(pruner.model, pruner.complete(plan).cuts)))
         predicted = plan.used[job.budget.metric]
         run.event("trial", widths=plan.widths, predicted=predicted, measured=value, limit=limit)
         job.progress.say(f"closed loop: measured {value:.4g}, {value / limit:.1%} of the budget")

@@ -1,0 +1,56 @@
+"""Sparse training that is killed within epochs and resumed gives the same masks and weights, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hwprune.compression import RunFolder, compress
+
+from . import fakes
+from .fakes import config
+
+STOPS = [2, 6, 5, 7]  # steps of one life each, in epochs of four: from 0 twice, from the second epoch, from the third
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sparsify": "granet", "sparsity": "0.8"},
+        {"sparsify": "iee", "sparsity": "0.8"},  # explores where the second epoch ends
+        {"sparsify": "srigl", "size": "15kB"},
+        {"sparsify": "bidirectional", "sparsity": "0.5"},
+        {"sparsify": "recoverable", "size": "20kB", "storage": "gap8-xz"},
+    ],
+    ids=lambda changes: changes["sparsify"],
+)
+def test_killed_within_epochs_and_resumed(tmp_path: Path, device: Any, exports: Path, changes: dict[str, Any]) -> None:
+    settings = {"epochs": 4, **changes}
+    whole, run = tmp_path / "whole", tmp_path / "killed"
+    with device():
+        compress(config(whole, **settings))
+    worker = Path(__file__).parent / "step_kill_worker.py"
+    ended = subprocess.run(
+        [sys.executable, worker, run, exports, json.dumps(settings), json.dumps(STOPS)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(ended.stdout) == [-signal.SIGKILL] * len(STOPS) + [0], ended.stderr
+    assert fakes.outcome(run) == fakes.outcome(whole)
+    assert fakes.half_written(run) == []
+    documents = [RunFolder.load(path).document for path in (run, whole)]
+    assert documents[0]["mask_updates"] == documents[1]["mask_updates"]
+    packed = [(path / "bundle/model.packed").read_bytes() for path in (run, whole)]
+    assert packed[0] == packed[1]
+    assert [event["epoch"] for event in RunFolder.load(run).history()] == [1, 2, 3, 4]
