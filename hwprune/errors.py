@@ -13,12 +13,15 @@ The hierarchy::
     ├── InfeasibleError         a problem has no solution inside its budgets
     ├── MeasurementError        the device was too busy to measure
     ├── SurgeryError            a cut network failed its own verification
-    └── ParityError             an exported engine does not compute what the model computes
+    ├── ParityError             an exported engine does not compute what the model computes
+    └── ElsewhereError          another process of the run failed, and says why
 
 Beside it, :class:`ModelWarning` tells what was made of a model that is not taken as it was given.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 
 class HwpruneError(Exception):
@@ -33,6 +36,9 @@ class HwpruneError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).__new__, (type(self), *self.args), vars(self)
 
 
 class InputError(HwpruneError):
@@ -89,6 +95,19 @@ class SurgeryError(HwpruneError):
 
 class ParityError(HwpruneError):
     """An exported engine does not compute what the model computes."""
+
+
+class ElsewhereError(HwpruneError):
+    """Another process of the same run failed; it says why, this one only ends with it.
+
+    Args:
+        rank: of the process that failed.
+        error: what ended it.
+    """
+
+    def __init__(self, rank: int, error: BaseException) -> None:
+        super().__init__(f"process {rank} of the run failed: {type(error).__name__}: {error}")
+        self.rank, self.error = rank, error
 
 
 def first_line(error: BaseException) -> str:

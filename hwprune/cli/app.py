@@ -17,7 +17,7 @@ import typer
 
 from hwprune.cli import bench, compress, demo, export, inspect, predict, profile, report, solve, targets, verify
 from hwprune.cli.output import results_alone
-from hwprune.errors import HwpruneError, InfeasibleError, InputError, ParityError
+from hwprune.errors import ElsewhereError, HwpruneError, InfeasibleError, InputError, ParityError
 
 _ON_INTERRUPT = {
     "compress": "the same command with --resume goes on from there, if the run had begun",
@@ -92,25 +92,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "hwprune"
         return _show(error.format_message(), f"see {command} --help", 2)
-    except HwpruneError as error:
-        if debug:
-            raise
-        missed = isinstance(error, (InfeasibleError, ParityError))
-        status = 2 if isinstance(error, InputError) else 1 if missed else 3
-        return _show(error.message, error.hint, status)
-    except OSError as error:
-        if debug:
-            raise
-        reason = _DISK.get(error.errno or 0)
-        hint = "free some space, or write elsewhere" if reason else "check the path and its permissions"
-        return _show(f"{error.filename or 'output'}: {reason or error.strerror or error}", hint, 2)
     except Exception as error:
         if debug:
             raise
-        return _show(
-            f"unexpected {type(error).__name__}: {error}", "this is a fault in hwprune; --debug shows where", 3
-        )
+        return _report(error)
     return int(status or 0)
+
+
+def _report(error: Exception) -> int:
+    if isinstance(error, ElsewhereError):
+        return _status(error.error)  # the process that failed says why
+    if isinstance(error, HwpruneError):
+        return _show(error.message, error.hint, _status(error))
+    if isinstance(error, OSError):
+        reason = _DISK.get(error.errno or 0)
+        hint = "free some space, or write elsewhere" if reason else "check the path and its permissions"
+        return _show(f"{error.filename or 'output'}: {reason or error.strerror or error}", hint, _status(error))
+    return _show(
+        f"unexpected {type(error).__name__}: {error}",
+        "this is a fault in hwprune; --debug shows where",
+        _status(error),
+    )
+
+
+def _status(error: BaseException) -> int:
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    if isinstance(error, InputError | OSError):
+        return 2
+    return 1 if isinstance(error, InfeasibleError | ParityError) else 3
 
 
 def _interrupted(words: Sequence[str]) -> int:

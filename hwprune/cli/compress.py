@@ -98,6 +98,7 @@ def command(
     augment: Annotated[bool, typer.Option(help="Shift and flip training images.")] = False,
     workers: Annotated[int, typer.Option(help="Processes that load data.")] = 0,
     accelerator: Annotated[str, typer.Option(help="Where training runs: auto, cpu, cuda or mps.")] = "auto",
+    training_precision: Annotated[str, typer.Option(help="Of training: 32-true or bf16-mixed.")] = "32-true",
     channel_step: Annotated[
         int, typer.Option(help="Width step without a latency table (memory: at least the runtime's block).")
     ] = 8,
@@ -114,23 +115,32 @@ def command(
     settings = {name: value for name, value in locals().items() if name in _SETTINGS and value not in (None, [])}
     if input_shape:
         settings["input_shape"] = inputs_in(input_shape)
-    from hwprune.compression import Progress, Sweep, compress, read_config, resumed_config
+    from hwprune.training import launched
 
-    sweep = Sweep.load(output) if resume else Sweep.of(settings)
+    with launched():
+        return _compressed(settings, given(context), resume=resume, json=json)
+
+
+def _compressed(settings: dict[str, Any], given: frozenset[str], *, resume: bool, json: bool) -> int:
+    from hwprune.compression import Progress, Sweep, compress, read_config, resumed_config
+    from hwprune.training import processes
+
+    output, asked = settings["output"], {name: settings[name] for name in given & settings.keys()}
+    sweep = processes().from_first(lambda: Sweep.load(output)) if resume else Sweep.of(settings)
     if sweep is not None:
         if resume:
-            asked = {name: settings[name] for name in given(context) & settings.keys()}
             _refuse_changes(sweep.config.model_copy(update={sweep.budget: ",".join(sweep.values)}), asked)
         return _swept(sweep, resume=resume, json=json)
     if resume:
         chosen = resumed_config(output)
-        _refuse_changes(chosen, {name: settings[name] for name in given(context) & settings.keys()})
+        _refuse_changes(chosen, asked)
     else:
         chosen = read_config(settings)
     run = compress(chosen, resume=resume, progress=Progress())
     from hwprune.report import render_text
 
-    emit(run.result, as_json=json, text=f"{render_text(run.document)}\n{run.path / 'report.html'}")
+    if processes().first:
+        emit(run.result, as_json=json, text=f"{render_text(run.document)}\n{run.path / 'report.html'}")
     return 0 if run.budget_met in (None, True) else 1
 
 
@@ -139,11 +149,13 @@ def _swept(sweep: Sweep, *, resume: bool, json: bool) -> int:
     from hwprune.compression import Progress
     from hwprune.files import write_atomic
     from hwprune.report import render_text, sweep_page
+    from hwprune.training import processes
 
     runs, page = sweep.run(resume=resume, progress=Progress()), sweep.folder / "frontier.html"
-    write_atomic(page, sweep_page([run.document for run in runs], [run.path for run in runs]))
-    text = "\n\n".join(render_text(run.document) for run in runs)
-    emit({"runs": [run.result for run in runs], "page": str(page)}, as_json=json, text=f"{text}\n{page}")
+    if processes().first:
+        write_atomic(page, sweep_page([run.document for run in runs], [run.path for run in runs]))
+        text = "\n\n".join(render_text(run.document) for run in runs)
+        emit({"runs": [run.result for run in runs], "page": str(page)}, as_json=json, text=f"{text}\n{page}")
     return 0 if all(run.budget_met in (None, True) for run in runs) else 1
 
 

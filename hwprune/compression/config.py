@@ -114,6 +114,9 @@ class CompressConfig(BaseModel):
     augment: bool = Field(default=False, description="random crops and flips of training images")
     workers: int = Field(default=0, ge=0, le=256, description="processes that load data")
     accelerator: str = Field(default="auto", description="where training runs, as Lightning Fabric names it")
+    training_precision: Literal["32-true", "bf16-mixed"] = Field(
+        default="32-true", description="of training, as Lightning Fabric names it; the target's is another matter"
+    )
     channel_step: int = Field(
         default=8,
         ge=1,

@@ -6,7 +6,7 @@ import importlib.metadata
 import platform
 from typing import Any
 
-from hwprune.budget import Budget, Plan
+from hwprune.budget import Budget
 from hwprune.compression.folder import RunFolder
 from hwprune.compression.job import Job
 from hwprune.compression.settle import Window
@@ -125,11 +125,11 @@ def _golden(job: Job) -> Example:
 
 def _widths(job: Job, run: RunFolder) -> dict[str, int]:
     """Of every group, those that are not cut included."""
-    return {**job.network.dense_widths, **Plan.load(run.path / "plan.json").widths}
+    return {**job.network.dense_widths, **run.plan().widths}
 
 
 def _removed_blocks(job: Job, run: RunFolder) -> list[str]:
-    return [block.name for block in job.network.removed(Plan.load(run.path / "plan.json").kept)]
+    return [block.name for block in job.network.removed(run.plan().kept)]
 
 
 def _result(job: Job, run: RunFolder) -> dict[str, Any]:

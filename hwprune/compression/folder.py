@@ -6,17 +6,32 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
+from hwprune.budget import Plan
 from hwprune.errors import InputError
 from hwprune.files import write_json
+from hwprune.training import load_checkpoint, processes, save_checkpoint
 
 SCHEMA_VERSION = 1
 _CONTENT = {"status": str, "config": dict, "stages": dict}
+P = ParamSpec("P")
+
+
+def _by_first(method: Callable[P, None]) -> Callable[P, None]:
+    """Done by the first process; the others do nothing."""
+
+    @wraps(method)
+    def guarded(*given: P.args, **named: P.kwargs) -> None:
+        if processes().first:
+            method(*given, **named)
+
+    return guarded
 
 
 class RunFolder:
@@ -25,6 +40,8 @@ class RunFolder:
     ``run.json`` holds the resolved configuration and the result of every finished stage; it is replaced
     as a whole, so it always reads. ``history.jsonl`` is appended to, one event a line; a last line that
     was cut short by a kill is ignored. Large files are written beside and renamed.
+
+    Of several processes the first one alone reads and writes it; the others hold a copy of the document.
 
     Args:
         path: the folder; its parent must exist or be creatable.
@@ -106,6 +123,9 @@ class RunFolder:
         Raises:
             InputError: another process works on this run.
         """
+        if not processes().first:
+            yield
+            return
         try:
             file = open(self.path / ".lock", "w")  # noqa: SIM115 (closed below; only opening it is reported so)
         except OSError as error:
@@ -119,6 +139,7 @@ class RunFolder:
                 ) from error
             yield
 
+    @_by_first
     def tidy(self) -> None:
         """Remove what a kill left half-written; to be called under the lock."""
         (self.path / "checkpoints").mkdir(exist_ok=True)
@@ -132,6 +153,7 @@ class RunFolder:
         self.save()
         self.drop_checkpoints()
 
+    @_by_first
     def drop_checkpoints(self) -> None:
         """Remove the checkpoints of a run that is done."""
         shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
@@ -152,10 +174,12 @@ class RunFolder:
         self.document["stages"][name] = record
         self.save()
 
+    @_by_first
     def save(self) -> None:
         """Replace ``run.json``."""
         write_json(self.path / "run.json", self.document)
 
+    @_by_first
     def event(self, kind: str, **values: Any) -> None:
         """Append one line to ``history.jsonl``."""
         line = json.dumps({"event": kind, **values}, allow_nan=False) + "\n"
@@ -167,6 +191,7 @@ class RunFolder:
             file.flush()
             os.fsync(file.fileno())
 
+    @_by_first
     def epoch_event(self, kind: str, **values: Any) -> None:
         """Append an event about an epoch, unless a run that was killed before its checkpoint wrote it already."""
         about = {"event": kind, "epoch": values["epoch"], "attempt": values.get("attempt")}
@@ -183,6 +208,20 @@ class RunFolder:
             except ValueError:
                 continue  # the one line that a kill cut short
         return events
+
+    @_by_first
+    def keep(self, name: str, tree: Any) -> None:
+        """Write a checkpoint (:func:`hwprune.training.save_checkpoint`)."""
+        save_checkpoint(self.checkpoint(name), tree)
+
+    def kept(self, name: str, *, optional: bool = False) -> Any:
+        """What a checkpoint holds, for all processes; with ``optional`` None if there is none."""
+        path = self.checkpoint(name)
+        return processes().from_first(lambda: None if optional and not path.exists() else load_checkpoint(path))
+
+    def plan(self) -> Plan:
+        """The plan that the closed loop settled on, for all processes."""
+        return processes().from_first(lambda: Plan.load(self.path / "plan.json"))
 
     def checkpoint(self, name: str) -> Path:
         """Path of a checkpoint file."""

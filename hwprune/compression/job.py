@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from hwprune.budget import Budget
+from hwprune.budget import Budget, Plan, Problem, solvers
 from hwprune.compression.config import CompressConfig, check
 from hwprune.compression.progress import Progress
 from hwprune.deploy import check_deliverable
@@ -25,7 +25,16 @@ from hwprune.network.inputs import floating_type
 from hwprune.network.surgery import copied
 from hwprune.targets import Runtime, Target, load_target, runtime_for
 from hwprune.targets.connection import device_at
-from hwprune.training import ClassificationTask, Data, Task, TrainConfig, check_accelerator, load_data, load_task
+from hwprune.training import (
+    ClassificationTask,
+    Data,
+    Task,
+    TrainConfig,
+    check_accelerator,
+    load_data,
+    load_task,
+    processes,
+)
 from hwprune.training.data import inputs_of, misfit
 
 
@@ -77,6 +86,11 @@ class Job:
         """Whether the target can be measured from here."""
         return self.target.connection != "none"
 
+    def solver(self, problem: Problem) -> Plan:
+        """Choose widths; the first process does, for a solver that a time limit ends may not end alike twice."""
+        solve = solvers()[self.config.solver]
+        return processes().from_first(lambda: solve(problem))
+
     def fresh_model(self) -> nn.Module:
         """A copy of the dense network that may be trained."""
         return copy.deepcopy(self.model)
@@ -99,6 +113,7 @@ class Job:
             schedule="constant" if constant else "cosine",
             num_workers=c.workers,
             accelerator=c.accelerator,
+            precision=c.training_precision,
             augment=c.augment,
             seed=c.seed,
         )
@@ -140,19 +155,19 @@ def prepare(
         InputError: anything that is missing, malformed or does not fit together.
     """
     check(config)
+    here = processes()
     torch.manual_seed(config.seed)
     target = load_target(config.target, threads=config.threads, precision=config.precision, batch=config.batch)
     for one in config.inputs:
         target.check_batch(one.shape)
     runtime = runtime_for(target)
-    if table is None and config.table is not None:
-        table = LatencyTable.load(config.table)
-    _check_target(config, target, runtime, table)
+    table = here.from_first(lambda: _checked_table(config, target, runtime, table))
     progress.say(f"reading the model {config.model} and the data {config.data}")
     dense = _dense(config, model, state, progress)
     data = data or load_data(config.data, input_shape=config.input_shape, seed=config.seed)
     example = _example(dense, data, config.inputs, target.batch)
-    network = trace(dense, example, head_sizes=config.head_sizes)
+    here.share([*dense.parameters(), *dense.buffers()])
+    network = here.from_first(lambda: trace(dense, example, head_sizes=config.head_sizes))
     if config.budgets:
         _check_cuttable(network, progress)
     job = Job(
@@ -216,23 +231,29 @@ def _restore(dense: nn.Module, state: dict[str, torch.Tensor]) -> None:
         ) from error
 
 
-def _check_target(config: CompressConfig, target: Target, runtime: Runtime, table: LatencyTable | None) -> None:
+def _checked_table(
+    config: CompressConfig, target: Target, runtime: Runtime, table: LatencyTable | None
+) -> LatencyTable | None:
+    """The table that was given, which fits the target; None to measure one there."""
+    if table is None and config.table is not None:
+        table = LatencyTable.load(config.table)
     check_deliverable(target)
     if target.connection == "none":
         if table is None and not (config.budgets and config.budget.metric == "latency_ms"):
-            return
+            return None
         if table is None:
             raise InputError(
                 f"target {target.name} cannot be reached from here and no table of it was given",
                 hint="give --table, measured on the device with hwprune profile",
             )
         table.check(target, None)
-        return
+        return table
     reason = runtime.unavailable()
     if reason is not None:
         raise InputError(f"target {target.name} cannot be used: {reason}", hint="see hwprune targets")
     if table is not None:
         table.check(target, device_at(target))
+    return table
 
 
 def _example(model: nn.Module, data: Data, inputs: Sequence[Input], batch: int) -> Example:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from hwprune.budget import Plan
 from hwprune.compression import stages
@@ -17,11 +19,13 @@ from hwprune.compression.folder import RunFolder, cannot_write
 from hwprune.compression.job import Job, prepare
 from hwprune.compression.progress import Progress
 from hwprune.compression.sparse import check_trainable, keep_whole
-from hwprune.errors import InputError
+from hwprune.errors import ElsewhereError, InputError
 from hwprune.latency import LatencyTable
-from hwprune.training import Data, load_checkpoint, save_checkpoint
+from hwprune.training import Data, launched, load_checkpoint, processes, save_checkpoint
 
 ATTEMPTS = 3
+TOGETHER = ("explore", "finetune")  # stages that train: all processes work; the rest is done by the first
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,9 @@ def compress(
 ) -> Run:
     """Compress a model to a budget and export it.
 
+    Started by torchrun, all processes load the model and the data and train together; the first one traces, measures,
+    decides, exports, and alone reads and writes the folder. All return the same run.
+
     Args:
         config: what to compress, to what budget, for what device, and how.
         given: a model, data sets or a table in memory; they replace what ``config`` names.
@@ -87,16 +94,22 @@ def compress(
     Raises:
         InputError: anything wrong with what was given; a fresh run leaves nothing behind.
         MeasurementError: the device was too busy to be measured.
+        ElsewhereError: another process failed.
     """
     progress, given = progress or Progress(quiet=True), given or InMemory()
-    if not resume:
-        RunFolder.check_free(config.output)
+    with launched() as here:
+        if resume:
+            return _resume(config, progress, given)
+        here.from_first(lambda: RunFolder.check_free(config.output))
         job = _prepare(config, progress, given)
-        run = RunFolder.create(config.output, config.resolved())
+        run = here.from_first(lambda: RunFolder.create(config.output, config.resolved()))
         with run.lock():
             return _guarded(job, run, fresh=True)
-    with RunFolder.load(config.output).lock():
-        run = RunFolder.load(config.output)  # again: now nobody else writes to it
+
+
+def _resume(config: CompressConfig, progress: Progress, given: InMemory) -> Run:
+    with _load(config.output).lock():
+        run = _load(config.output)  # again: now nobody else writes to it
         if run.document["status"] == "done":
             run.drop_checkpoints()
             return _finished(run)
@@ -104,17 +117,27 @@ def compress(
         return _guarded(_prepare(config, progress, given, run), run, fresh=False)
 
 
+def _load(output: Path) -> RunFolder:
+    return processes().from_first(lambda: RunFolder.load(output))
+
+
 def _guarded(job: Job, run: RunFolder, *, fresh: bool) -> Run:
     """Run; a fresh run that fails before anything worth keeping was made leaves no folder behind."""
     try:
-        run.tidy()
-        return _run(job, run)
-    except (InputError, OSError) as error:
-        if fresh and run.stage("explore") is None and not any((run.path / "checkpoints").iterdir()):
+        with launched():
+            run.tidy()
+            return _run(job, run)
+    except (InputError, OSError, ElsewhereError) as error:
+        bad_input = isinstance(error.error if isinstance(error, ElsewhereError) else error, InputError | OSError)
+        if bad_input and fresh and processes().first and _is_bare(run):
             shutil.rmtree(run.path)
         if isinstance(error, OSError):
             raise cannot_write(run.path, error) from error
         raise
+
+
+def _is_bare(run: RunFolder) -> bool:
+    return run.stage("explore") is None and not any((run.path / "checkpoints").iterdir())
 
 
 def _check_same(config: CompressConfig, run: RunFolder) -> None:
@@ -140,50 +163,67 @@ def resumed_config(output: Path) -> CompressConfig:
     Raises:
         InputError: there is no run.
     """
-    return read_config({**RunFolder.load(output).config, "output": output})
+    return read_config({**_load(output).config, "output": output})
 
 
 def _prepare(config: CompressConfig, progress: Progress, given: InMemory, run: RunFolder | None = None) -> Job:
     """Load everything; what an interrupted run has taken in already comes from there."""
     state, table = None, given.table
-    if run is not None and (run.path / "dense.safetensors").exists():
-        state = load_checkpoint(run.path / "dense.safetensors")
-    if run is not None and (run.stage("latency_table") or {}).get("file"):
-        table = LatencyTable.load(run.path / "table.json")
+    if run is not None:
+        state, table = processes().from_first(lambda: _taken_in(run, table))
     job = prepare(config, progress, model=given.model, data=given.data, table=table, state=state)
     check_trainable(job)
     return job
 
 
+def _taken_in(run: RunFolder, table: LatencyTable | None) -> tuple[dict[str, Tensor] | None, LatencyTable | None]:
+    path = run.path / "dense.safetensors"
+    if (run.stage("latency_table") or {}).get("file"):
+        table = LatencyTable.load(run.path / "table.json")
+    return load_checkpoint(path) if path.exists() else None, table
+
+
 def _run(job: Job, run: RunFolder) -> Run:
-    if not (run.path / "dense.safetensors").exists():
-        save_checkpoint(run.path / "dense.safetensors", job.model.state_dict())
-    for name in ("baseline", "latency_table", "reach", "explore") if job.cuts else ("baseline", "latency_table"):
-        if run.stage(name) is None:
-            run.finish_stage(name, getattr(stages, name)(job, run))
+    _by_first(run, lambda: _take_in(job, run))
+    for name in ("baseline", "latency_table", *(("reach", "explore") if job.cuts else ())):
+        _stage(run, name, partial(getattr(stages, name), job, run))
     for attempt in range(int(run.document.get("attempt", 0)), ATTEMPTS):
         _attempt(job, run, attempt)
-        if not _correct_from_delivery(job, run) or attempt == ATTEMPTS - 1:
+        if not _by_first(run, lambda: _correct_from_delivery(job, run)) or attempt == ATTEMPTS - 1:
             break
         job.progress.say("the delivered engine is outside the budget's window: solving again with what it measured")
         for name in ("settle", "finetune", "artifact", "measured"):
             run.document["stages"].pop(name)
         run.document["attempt"] = attempt + 1
         run.save()
-    deliver(job, run)
+    _by_first(run, lambda: deliver(job, run))
     run.finish()
     return _finished(run)
 
 
+def _take_in(job: Job, run: RunFolder) -> None:
+    if not (run.path / "dense.safetensors").exists():
+        save_checkpoint(run.path / "dense.safetensors", job.model.state_dict())
+
+
 def _attempt(job: Job, run: RunFolder, attempt: int) -> None:
-    if run.stage("settle") is None:
-        run.finish_stage("settle", (stages.settle if job.cuts else keep_whole)(job, run))
-    if run.stage("finetune") is None:
-        run.finish_stage("finetune", stages.finetune(job, run, attempt))
-    if run.stage("artifact") is None:
-        run.finish_stage("artifact", stages.artifact(job, run))
-    if run.stage("measured") is None:
-        run.finish_stage("measured", measure_delivery(job, run))
+    _stage(run, "settle", lambda: (stages.settle if job.cuts else keep_whole)(job, run))
+    _stage(run, "finetune", lambda: stages.finetune(job, run, attempt))
+    _stage(run, "artifact", lambda: stages.artifact(job, run))
+    _stage(run, "measured", lambda: measure_delivery(job, run))
+
+
+def _stage(run: RunFolder, name: str, work: Callable[[], Any]) -> None:
+    """Do and record what is not done yet."""
+    if run.stage(name) is None:
+        here = processes()
+        run.finish_stage(name, here.broadcast(work()) if name in TOGETHER else here.from_first(work))
+
+
+def _by_first(run: RunFolder, work: Callable[[], T]) -> T:
+    """Work that changes the run's document: done by the first process, known to all."""
+    result, run.document = processes().from_first(lambda: (work(), run.document))
+    return result
 
 
 def _correct_from_delivery(job: Job, run: RunFolder) -> bool:
@@ -195,7 +235,7 @@ def _correct_from_delivery(job: Job, run: RunFolder) -> bool:
     used = value / measured["limit"]
     if WINDOW.holds(used) or (used <= 1 and not settled["inside"]):
         return False  # inside, or as close below as the widths on offer allow
-    plan = Plan.load(run.path / "plan.json")
+    plan = run.plan()
     # Trials refer to the dense latency of the start; the delivery to that of its own rounds.
     seen = used * run.stage("reach")["limit"]
     trials = [t for t in settled["trials"] if t["widths"] != plan.widths]
@@ -205,4 +245,4 @@ def _correct_from_delivery(job: Job, run: RunFolder) -> bool:
 
 
 def _finished(run: RunFolder) -> Run:
-    return Run(path=run.path, plan=Plan.load(run.path / "plan.json"), document=run.document)
+    return Run(path=run.path, plan=run.plan(), document=run.document)

@@ -6,9 +6,11 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from hwprune.training import processes
+
 
 class Progress:
-    """Says what is going on.
+    """Says what is going on; of several processes the first one does.
 
     Args:
         quiet: say nothing (library use).
@@ -17,9 +19,13 @@ class Progress:
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
 
+    @property
+    def _silent(self) -> bool:
+        return self._quiet or not processes().first
+
     def say(self, text: str) -> None:
         """One plain line."""
-        if not self._quiet:
+        if not self._silent:
             print(text, file=sys.stderr, flush=True)
 
     @contextmanager
@@ -29,7 +35,7 @@ class Progress:
         Yields:
             a function of (done, total, what is being done now).
         """
-        if self._quiet or not sys.stderr.isatty():
+        if self._silent or not sys.stderr.isatty():
             self.say(title)
             yield lambda done, total, now: None
             return

@@ -23,9 +23,8 @@ from hwprune.training import (
     Hooks,
     TrainState,
     evaluate_model,
-    load_checkpoint,
+    processes,
     recalibrate_batchnorm,
-    save_checkpoint,
     train,
 )
 
@@ -42,7 +41,7 @@ def check_trainable(job: Job) -> None:
     """
     if job.config.sparsify != NOTHING:
         masks_over(job.model, job.config)
-        way_for(job, job.model, job.config.density or ANY_DENSITY, job.config.output)
+        way_for(job, job.model, job.config.density or ANY_DENSITY, RunFolder(job.config.output))
 
 
 def keep_whole(job: Job, run: RunFolder) -> dict[str, Any]:
@@ -68,14 +67,17 @@ def finetune_sparse(job: Job, run: RunFolder, model: nn.Module, attempt: int) ->
     limit, settings = _limit(job, run), job.config
     density = settings.density if limit is None else _density_for(job, run, model, limit, attempt)
     assert density is not None, "checked with the settings"
-    way = way_for(job, model, density, run.checkpoint(f"reference-{attempt}"))
+    way = way_for(job, model, density, run)
     _train(job, run, way, attempt)
-    network, record = _pruned(job, way.trained(), density, limit)
-    save_checkpoint(run.checkpoint("finetuned"), network.model.state_dict())
-    recovery = None if network.recovery is None else network.recovery.state_dict()
-    save_checkpoint(run.checkpoint("recovery"), recovery)
     run.document["mask_updates"] = [update.to_dict() for update in way.updates]
-    return {**network.facts(), **record}
+
+    def finished() -> dict[str, Any]:
+        network, record = _pruned(job, way.trained(), density, limit)
+        run.keep("finetuned", network.model.state_dict())
+        run.keep("recovery", None if network.recovery is None else network.recovery.state_dict())
+        return {**network.facts(), **record}
+
+    return processes().from_first(finished)
 
 
 def as_exported(job: Job, candidate: nn.Module) -> nn.Module:
@@ -92,7 +94,7 @@ def store(job: Job, run: RunFolder, model: nn.Module) -> dict[str, Any]:
     ``model.onnx`` is the engine with its weights as stored. The one that was exported lies with the checkpoints, until
     the bundle is written from it.
     """
-    storage, saved = job.config.stored_as, load_checkpoint(run.checkpoint("recovery"))
+    storage, saved = job.config.stored_as, run.kept("recovery")
     recovery = None if saved is None else Recovery.from_state_dict(saved)
     network = SparseNetwork(model, masks_over(model, job.config), recovery)
     export_onnx(network.exported, job.example, exported_file(run))
@@ -117,12 +119,13 @@ def _limit(job: Job, run: RunFolder) -> float | None:
 
 def _density_for(job: Job, run: RunFolder, model: nn.Module, limit: float, attempt: int) -> float:
     """The density at which the largest weights of the network at hand take as many bytes as are allowed."""
-    path = run.checkpoint(f"density-{attempt}")
-    if not path.exists():
+    saved = run.kept(f"density-{attempt}", optional=True)
+    if saved is None:
         job.progress.say(f"how many weights fit into {spell('size_bytes', limit)}: exporting and packing")
         total = masks_over(model, job.config).total
-        save_checkpoint(path, {"density": _most(job, model, limit, total) / total})
-    density: float = load_checkpoint(path)["density"]
+        saved = {"density": processes().from_first(lambda: _most(job, model, limit, total)) / total}
+        run.keep(f"density-{attempt}", saved)
+    density: float = saved["density"]
     job.progress.say(f"{density:.2%} of the weights stay")
     return density
 
@@ -132,8 +135,7 @@ def _most(job: Job, model: nn.Module, limit: float, count: int) -> int:
 
 
 def _train(job: Job, run: RunFolder, way: Way, attempt: int) -> None:
-    path = run.checkpoint(f"finetune-{attempt}")
-    saved: Any = load_checkpoint(path) if path.exists() else {"training": None, "way": None}
+    saved = run.kept(f"finetune-{attempt}", optional=True) or {"training": None, "way": None}
     start = None if saved["training"] is None else TrainState.from_tree(saved["training"])
 
     def on_start(_: nn.Module, optimizer: Optimizer) -> None:
@@ -144,7 +146,7 @@ def _train(job: Job, run: RunFolder, way: Way, attempt: int) -> None:
         if way.exploring:
             del event["metric"]  # of the dense network
         run.epoch_event("epoch", **event)
-        save_checkpoint(path, {"training": state.to_tree(), "way": way.state_dict()})
+        run.keep(f"finetune-{attempt}", {"training": state.to_tree(), "way": way.state_dict()})
 
     with job.progress.bar(f"fine-tune, {job.config.sparsify}") as advance:
         hooks = Hooks(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from dataclasses import fields
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from lightning_fabric.utilities import move_data_to_device
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hwprune.compression.config import CompressConfig
+from hwprune.compression.folder import RunFolder
 from hwprune.compression.job import Job
 from hwprune.compression.sparse_network import RECOVERABLE, left_dense
 from hwprune.regrow import (
@@ -29,7 +30,7 @@ from hwprune.regrow import (
     rules,
 )
 from hwprune.regrow.distribution import weights_at
-from hwprune.training import load_checkpoint, save_checkpoint, steps_per_epoch, train_batches
+from hwprune.training import processes, steps_per_epoch, train_batches
 from hwprune.training.evaluation import device_of
 from hwprune.training.loader import seeded
 from hwprune.training.modes import keeping_modes
@@ -37,6 +38,7 @@ from hwprune.training.task import Predict, Task
 
 UPDATES = 40  # of the masks over a whole training, where an interval of its own would give fewer
 CYCLES = 5  # of IEE, likewise
+REFERENCE = "reference"  # checkpoint of what the dense weights were worth
 OVERPRUNED = 0.25  # of the weights that are to stay, bidirectional pruning leaves so many before it grows
 
 
@@ -136,12 +138,12 @@ class Bidirectional(Way):
         job: gives data, task and settings.
         model: the dense network.
         density: what there is in the end.
-        reference: file that keeps what the weights were worth, once that is known.
+        run: keeps what the weights were worth, once that is known.
     """
 
-    def __init__(self, job: Job, model: nn.Module, density: float, reference: Path) -> None:
+    def __init__(self, job: Job, model: nn.Module, density: float, run: RunFolder) -> None:
         super().__init__(model, job.task)
-        self._job, self._density, self._file = job, density, reference
+        self._job, self._density, self._run = job, density, run
         each = steps_of(job) // 2
         self._schedule = BidirectionalSchedule(density=OVERPRUNED * density, prune_steps=each)
 
@@ -149,10 +151,11 @@ class Bidirectional(Way):
         """Measure what weights are worth and prune; or take over what was saved."""
         dense = DenseReference(self.model)
         if saved is None:
-            self._measure(dense)
-            save_checkpoint(self._file, dense.state_dict())
+            measured = processes().from_first(lambda: self._measured(dense))
+            self._run.keep(REFERENCE, measured)
         else:
-            dense.load_state_dict(load_checkpoint(self._file))
+            measured = self._run.kept(REFERENCE)
+        dense.load_state_dict(measured)
         total = sum(value.numel() for value in dense.values.values())
         budget = weights_at(total, self._density)
         self._pruner = BidirectionalPruner(self.model, optimizer, dense, budget=budget, schedule=self._schedule)
@@ -161,7 +164,7 @@ class Bidirectional(Way):
         else:
             self._pruner.load_state_dict(saved)
 
-    def _measure(self, dense: DenseReference) -> None:
+    def _measured(self, dense: DenseReference) -> dict[str, Any]:
         config, device = self._job.training(epochs=1), device_of(self.model)
         batches = train_batches(self._job.data, config, 0, augment=False)
         with keeping_modes(self.model), seeded(config.seed, 0):
@@ -172,6 +175,7 @@ class Bidirectional(Way):
                 loss.backward()  # type: ignore[no-untyped-call]
                 dense.update(self.model)
         self.model.zero_grad()
+        return dense.state_dict()
 
     def step(self) -> None:
         """Hold what is pruned, and grow when that is due."""
@@ -234,14 +238,14 @@ class _Penalised:
         return self._task.evaluate(predict, batches)
 
 
-def way_for(job: Job, model: nn.Module, density: float, reference: Path) -> Way:
+def way_for(job: Job, model: nn.Module, density: float, run: RunFolder) -> Way:
     """The way that the settings name.
 
     Args:
         job: gives data, task and settings.
         model: to be trained.
         density: share of the masked weights that is to stay.
-        reference: see :class:`Bidirectional`.
+        run: see :class:`Bidirectional`.
 
     Raises:
         InputError: the rule does not do with the number of steps, or with the density.
@@ -249,7 +253,7 @@ def way_for(job: Job, model: nn.Module, density: float, reference: Path) -> Way:
     if density == 1:
         return Unpruned(model, job.task)
     if job.config.sparsify == "bidirectional":
-        return Bidirectional(job, model, density, reference)
+        return Bidirectional(job, model, density, run)
     if job.config.sparsify == RECOVERABLE:
         return Recoverable(job, model, density)
     return ByRule(job, model, density)
@@ -284,5 +288,7 @@ def rule_for(config: CompressConfig, steps: int, density: float) -> Rule:
     if config.sparsify == "iee":
         each = max(1, min(150, int(0.75 * steps) // (3 * CYCLES)))
         stages = dict.fromkeys(("importance_steps", "accuracy_steps", "exploration_steps"), each)
-        settings |= {"initial": "magnitude", "fraction": config.explore_fraction, **stages}
+        settings |= {"fraction": config.explore_fraction, **stages}
+    if "initial" in {entry.name for entry in fields(kind)}:
+        settings["initial"] = "magnitude"  # what is fine-tuned was trained
     return kind(**settings)

@@ -8,9 +8,9 @@ from typing import Any, cast
 from torch import nn
 from torch.optim import Optimizer
 
-from hwprune.budget import Metric, Plan, solvers, spell, write_problem
+from hwprune.budget import Metric, Plan, spell, write_problem
 from hwprune.compression.folder import RunFolder
-from hwprune.compression.gauge import Gauge, LatencyGauge, MacsGauge, MemoryGauge, SizeGauge
+from hwprune.compression.gauge import gauge, memory_gauge
 from hwprune.compression.job import Job
 from hwprune.compression.settle import ClosedLoop, Settlement, Trial, Window, correct
 from hwprune.compression.sparse import as_exported, finetune_sparse, store
@@ -31,9 +31,8 @@ from hwprune.training import (
     TrainState,
     evaluate,
     evaluate_model,
-    load_checkpoint,
+    processes,
     recalibrate_batchnorm,
-    save_checkpoint,
     steps_per_epoch,
     train,
     train_batches,
@@ -114,7 +113,9 @@ def caps(job: Job, run: RunFolder) -> dict[str, float]:
 
 def pricing(job: Job, run: RunFolder) -> Pricing:
     """Prices of all widths under the budgets' metrics."""
-    table = LatencyTable.load(run.path / "table.json") if job.budget.metric == "latency_ms" else None
+    table, path = None, run.path / "table.json"
+    if job.budget.metric == "latency_ms":
+        table = processes().from_first(lambda: LatencyTable.load(path))
     dense, step = run.stage("baseline"), job.config.channel_step
     stored = weight_bytes(job.network, job.target.precision)
     weights = sum(term.at(job.network.dense_widths) for terms in stored.values() for term in terms)
@@ -129,28 +130,6 @@ def pricing(job: Job, run: RunFolder) -> Pricing:
         weights_in_flash=job.config.weights_in_flash,
         blocks=job.config.remove_blocks,
     )
-
-
-def gauge(job: Job, run: RunFolder) -> Gauge:
-    """What the closed loop measures candidates with."""
-    if job.budget.metric == "size_bytes":
-        return SizeGauge(job.example)
-    if job.budget.metric == "memory_bytes":
-        return memory_gauge(job)
-    if job.budget.metric == "macs":
-        return MacsGauge(job.example)
-    dense_ms = run.stage("baseline")["latency"]["p50_ms"]
-    return LatencyGauge(
-        baseline=run.path / "baseline.onnx",
-        baseline_ms=dense_ms if job.budget.relative else None,
-        example=job.example,
-        target=job.target,
-    )
-
-
-def memory_gauge(job: Job) -> MemoryGauge:
-    """What memory is measured with."""
-    return MemoryGauge(job.example, job.target, job.config.weights_in_flash)
 
 
 def reach(job: Job, run: RunFolder) -> dict[str, Any]:
@@ -211,7 +190,7 @@ def explore(job: Job, run: RunFolder) -> dict[str, Any]:
     prices, trials = pricing(job, run), _trials(run)
     # What is masked on the way stays cut: a limit taken too low would put the window out of reach of the last step.
     limit = _as_predicted(run.stage("reach")["limit"], trials, slack=SLACK)
-    chosen: dict[str, Any] = {"criterion": criteria()[config.criterion], "solver": solvers()[config.solver]}
+    chosen: dict[str, Any] = {"criterion": criteria()[config.criterion], "solver": job.solver}
     pruner: BudgetPruner
     if config.regrow == "iee":
         stages = ExploreSchedule.of(iterations, cycles=config.prune_steps, fraction=config.explore_fraction)
@@ -220,10 +199,10 @@ def explore(job: Job, run: RunFolder) -> dict[str, Any]:
         schedule = PruneSchedule(steps=steps, interval=iterations // steps)
         pruner = BudgetPruner(model, job.network, prices, limit=limit, schedule=schedule, **chosen)
     if oneshot:
-        _collect(job, model, pruner)
+        processes().from_first(lambda: _collect(job, model, pruner))
     else:
         _prune_while_training(job, run, model, pruner)
-    save_checkpoint(run.checkpoint("explored"), {"model": model.state_dict(), "pruner": pruner.state_dict()})
+    run.keep("explored", {"model": model.state_dict(), "pruner": pruner.state_dict()})
     return {"steps": steps, "widths": pruner.widths}
 
 
@@ -255,9 +234,8 @@ def _collect(job: Job, model: nn.Module, pruner: BudgetPruner) -> None:
 
 
 def _prune_while_training(job: Job, run: RunFolder, model: nn.Module, pruner: BudgetPruner) -> None:
-    path, start = run.checkpoint("explore"), None
-    if path.exists():
-        saved = load_checkpoint(path)
+    saved, start = run.kept("explore", optional=True), None
+    if saved is not None:
         start = TrainState.from_tree(saved["training"])
         model.load_state_dict(start.model)
         pruner.load_state_dict(saved["pruner"])
@@ -267,7 +245,7 @@ def _prune_while_training(job: Job, run: RunFolder, model: nn.Module, pruner: Bu
 
     def after_epoch(state: TrainState) -> None:
         run.epoch_event("prune_epoch", widths=pruner.widths, **state.history[-1])
-        save_checkpoint(path, {"training": state.to_tree(), "pruner": pruner.state_dict()})
+        run.keep("explore", {"training": state.to_tree(), "pruner": pruner.state_dict()})
 
     settings = job.training(epochs=job.config.prune_epochs, constant=True)
     with job.progress.bar("prune while training") as advance:
@@ -278,7 +256,7 @@ def _prune_while_training(job: Job, run: RunFolder, model: nn.Module, pruner: Bu
 def settle(job: Job, run: RunFolder) -> dict[str, Any]:
     """Solve the last prune step so that the exported network measures inside the budget; write plan.json."""
     _, pruner = explored(job, run)
-    trials, limit, solver = _trials(run), float(run.stage("reach")["limit"]), solvers()[job.config.solver]
+    trials, limit, solver = _trials(run), float(run.stage("reach")["limit"]), job.solver
     write_atomic(run.path / "problem.json", write_problem(pruner.problem(_as_predicted(limit, trials, slack=1.0))))
     if not _can_measure(job, run):
         plan = solver(pruner.problem(limit))
@@ -317,7 +295,7 @@ def _announced(job: Job, run: RunFolder, limit: float, pruner: BudgetPruner) -> 
 
 def explored(job: Job, run: RunFolder) -> tuple[nn.Module, BudgetPruner]:
     """The masked network and its pruner as :func:`explore` left them."""
-    saved = load_checkpoint(run.checkpoint("explored"))
+    saved = run.kept("explored")
     model = job.fresh_model()
     model.load_state_dict(saved["model"])
     prices = pricing(job, run)
@@ -328,7 +306,7 @@ def explored(job: Job, run: RunFolder) -> tuple[nn.Module, BudgetPruner]:
         limit=prices.value(prices.dense),
         schedule=PruneSchedule(),
         criterion=criteria()[job.config.criterion],
-        solver=solvers()[job.config.solver],
+        solver=job.solver,
     )
     pruner.load_state_dict(saved["pruner"])
     return model, pruner
@@ -337,7 +315,7 @@ def explored(job: Job, run: RunFolder) -> tuple[nn.Module, BudgetPruner]:
 def finetune(job: Job, run: RunFolder, attempt: int) -> dict[str, Any]:
     """Cut, check the cut against the masked network, recalibrate batch norms, fine-tune; write the weights."""
     masked = explored(job, run)[0] if job.cuts else job.fresh_model()
-    plan = Plan.load(run.path / "plan.json")
+    plan = run.plan()
     masked.eval()
     smaller = cut(masked, plan.cuts)
     report = verify_cut(masked, smaller, job.network, plan.kept, job.example)
@@ -347,24 +325,24 @@ def finetune(job: Job, run: RunFolder, attempt: int) -> dict[str, Any]:
         recalibrate_batchnorm(smaller, job.data, job.task, config=settings)
     if job.config.sparsify != NOTHING:
         return {**record, "sparse": finetune_sparse(job, run, smaller, attempt)}
-    path = run.checkpoint(f"finetune-{attempt}")
-    start = TrainState.from_tree(load_checkpoint(path)) if path.exists() else None
+    saved = run.kept(f"finetune-{attempt}", optional=True)
+    start = None if saved is None else TrainState.from_tree(saved)
 
     def after_epoch(state: TrainState) -> None:
         run.epoch_event("epoch", attempt=attempt, **state.history[-1])
-        save_checkpoint(path, state.to_tree())
+        run.keep(f"finetune-{attempt}", state.to_tree())
 
     with job.progress.bar("fine-tune") as advance:
         hooks = Hooks(None, after_epoch, lambda p: advance(p.step, p.steps, f"loss {p.loss:.3f}"))
         train(smaller, job.data, job.task, settings, teacher=job.teacher, hooks=hooks, start=start)
-    save_checkpoint(run.checkpoint("finetuned"), smaller.state_dict())
+    run.keep("finetuned", smaller.state_dict())
     return record
 
 
 def finetuned(job: Job, run: RunFolder) -> nn.Module:
     """The compressed network with its final weights."""
-    model = cut(job.model, Plan.load(run.path / "plan.json").cuts)
-    model.load_state_dict(load_checkpoint(run.checkpoint("finetuned")))
+    model = cut(job.model, run.plan().cuts)
+    model.load_state_dict(run.kept("finetuned"))
     return model.eval()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hwprune.compression.pipeline import Run, compress, resumed_config
 from hwprune.compression.progress import Progress
 from hwprune.errors import InputError
 from hwprune.files import write_json
+from hwprune.training import launched, processes
 
 SCHEMA_VERSION = 1
 FILE = "sweep.json"
@@ -88,23 +90,34 @@ class Sweep:
             InputError: anything wrong with what was given, or a value out of reach.
             MeasurementError: the device was too busy to be measured.
         """
-        if not resume:
-            RunFolder.check_free(self.folder)
-            document = {"budget": self.budget, "values": list(self.values), "config": self.config.resolved()}
-            try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                write_json(self.folder / FILE, {"schema_version": SCHEMA_VERSION, **document})
-            except OSError as error:
-                raise cannot_write(self.folder, error) from error
+        with launched() as here:
+            if not resume:
+                here.from_first(self._begin)
+            return self._runs(progress)
+
+    def _begin(self) -> None:
+        RunFolder.check_free(self.folder)
+        document = {"budget": self.budget, "values": list(self.values), "config": self.config.resolved()}
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_json(self.folder / FILE, {"schema_version": SCHEMA_VERSION, **document})
+        except OSError as error:
+            raise cannot_write(self.folder, error) from error
+
+    def _runs(self, progress: Progress | None) -> list[Run]:
         runs: list[Run] = []
         for value in self.values:
             output = self.folder / value
             if progress:
                 progress.say(f"--{self.budget} {value}, in {output}")
-            if (output / "run.json").exists():
+            if processes().from_first((output / "run.json").exists):
                 runs.append(compress(resumed_config(output), resume=True, progress=progress))
                 continue
-            table = next((run.path / "table.json" for run in runs if (run.path / "table.json").exists()), None)
+            table = processes().from_first(partial(_table_of, runs))
             changed = {self.budget: value, "output": output, "table": self.config.table or table}
             runs.append(compress(self.config.model_copy(update=changed), progress=progress))
         return runs
+
+
+def _table_of(runs: Sequence[Run]) -> Path | None:
+    return next((run.path / "table.json" for run in runs if (run.path / "table.json").exists()), None)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 from hwprune.regrow._base import Context
 from hwprune.regrow.distribution import Distribution
 from hwprune.regrow.drop_grow import drop_and_grow, largest
 from hwprune.regrow.gmp import GMP
+from hwprune.regrow.masks import Initial
 from hwprune.regrow.schedule import cosine
 
 
@@ -28,13 +29,15 @@ class GraNet(GMP):
 
     Attributes:
         initial_density: 1.0 is dense-to-sparse, 0.5 the paper's sparse-to-sparse.
-        initial_distribution: of a sparse start, which is random.
+        initial_distribution: of a sparse start.
+        initial: its first active weights: ``random`` as in the paper, or the ``magnitude`` of a pretrained model's.
         regrow: r in the beginning.
         regrow_last: r at the end of the training.
     """
 
     initial_density: float = 1.0
     initial_distribution: Distribution = "erk"
+    initial: Initial = "random"
     regrow: float = 0.5
     regrow_last: float = 0.005
 
@@ -47,6 +50,7 @@ class GraNet(GMP):
         self.require(
             self.density <= self.initial_density <= 1, "initial_density", f"from the density {self.density} to 1"
         )
+        self.require(self.initial in get_args(Initial), "initial", "random or magnitude")
         self.require(0 <= self.regrow <= 1, "regrow", "a share of the weights, 0 to 1")
         self.require(0 <= self.regrow_last <= self.regrow, "regrow_last", "from 0 to regrow")
 
@@ -65,9 +69,9 @@ class GraNet(GMP):
         return step <= self.last and (step % self.interval == 0 or step == self.prune_end)
 
     def start(self, context: Context) -> None:
-        """Everything is active, or a random part of it."""
+        """Everything is active, or a part of it."""
         if self.initial_density < 1:
-            context.masks.at_random(self.initial_distribution, self.initial_density, seed=context.seed)
+            context.masks.start(self.initial, self.initial_distribution, self.initial_density, seed=context.seed)
 
     def rate(self, step: int) -> float:
         """Share r of its weights that every layer exchanges."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, get_args
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from hwprune.regrow._base import Context, Rule
 from hwprune.regrow.distribution import Distribution, layer_counts
 from hwprune.regrow.freezing import Frozen
+from hwprune.regrow.masks import Initial
 from hwprune.regrow.ranking import top_k
 from hwprune.regrow.schedule import cosine
 from hwprune.regrow.weights import magnitude
@@ -50,7 +51,7 @@ class IEE(Rule):
 
     density: float = 0.1
     distribution: Distribution = "erk"
-    initial: Literal["random", "magnitude"] = "random"
+    initial: Initial = "random"
     fraction: float = 0.3
     importance_steps: int = 150
     accuracy_steps: int = 150
@@ -65,7 +66,7 @@ class IEE(Rule):
         super().__post_init__()
         self.require(0 < self.density <= 1, "density", "above 0 and at most 1")
         self.require(0 <= self.fraction <= 1, "fraction", "a share of the weights, 0 to 1")
-        self.require(self.initial in ("random", "magnitude"), "initial", "random or magnitude")
+        self.require(self.initial in get_args(Initial), "initial", "random or magnitude")
         for field in ("importance_steps", "accuracy_steps", "exploration_steps"):
             self.require(getattr(self, field) >= 1, field, "a whole number of at least 1")
         self.require(0 < self.until <= 1, "until", "a share of the training, above 0 and at most 1")
@@ -90,10 +91,7 @@ class IEE(Rule):
         """Random masks, or the largest weights, with the distribution's number in every layer."""
         masks = context.masks
         context.memory["aside"] = {name: weight.parameter.detach().clone() for name, weight in masks.weights.items()}
-        if self.initial == "random":
-            masks.at_random(self.distribution, self.density, seed=context.seed)
-        else:
-            masks.keep_largest_of_each(layer_counts(self.distribution, masks.shapes, self.density))
+        masks.start(self.initial, self.distribution, self.density, seed=context.seed)
 
     def due(self, step: int) -> bool:
         """After the first stage of a cycle, and after its last."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,9 @@ from hwprune.regrow.distribution import Distribution, layer_counts
 from hwprune.regrow.moments import moments
 from hwprune.regrow.ranking import random_k, top_k, top_k_of_all
 from hwprune.regrow.weights import Refuses, Weight, find_weights, magnitude
+
+Initial = Literal["random", "magnitude"]
+"""Which weights are active first: those of a random choice, for training from scratch, or the largest."""
 
 
 class SparseMasks:
@@ -94,6 +97,20 @@ class SparseMasks:
         """
         for name, count in layer_counts(distribution, self.shapes, density).items():
             self.active[name] = random_k(torch.ones_like(self.active[name]), count, f"{seed}/0/{name}")
+
+    def start(self, initial: Initial, distribution: Distribution, density: float, *, seed: int) -> None:
+        """Choose the first active weights of every layer.
+
+        Args:
+            initial: ``random``, or the ``magnitude`` of a pretrained model's.
+            distribution: ``uniform`` or ``erk``.
+            density: share of all masked weights.
+            seed: of a random choice.
+        """
+        if initial == "random":
+            self.at_random(distribution, density, seed=seed)
+        else:
+            self.keep_largest_of_each(layer_counts(distribution, self.shapes, density))
 
     def keep_largest(self, count: int) -> None:
         """Keep the ``count`` largest active weights of all layers together, or all if there are fewer."""

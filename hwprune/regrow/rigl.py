@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 from hwprune.regrow._base import Context, Periodic
 from hwprune.regrow.distribution import Distribution
 from hwprune.regrow.drop_grow import drop_and_grow, largest
+from hwprune.regrow.masks import Initial
 from hwprune.regrow.schedule import cosine
 
 
@@ -32,11 +33,13 @@ class RigL(Periodic):
         fraction: α, what a layer exchanges in the beginning.
         decay: ``cosine``, or ``constant`` for f(t) = α.
         distribution: of the density to the layers, from the start to the end.
+        initial: the first active weights: ``random`` as in the paper, or the ``magnitude`` of a pretrained model's.
     """
 
     fraction: float = 0.3
     decay: Literal["cosine", "constant"] = "cosine"
     distribution: Distribution = "erk"
+    initial: Initial = "random"
 
     name: ClassVar[str] = "rigl"
     needs_gradients: ClassVar[bool] = True
@@ -46,14 +49,15 @@ class RigL(Periodic):
         super().__post_init__()
         self.require(0 <= self.fraction <= 1, "fraction", "a share of the weights, 0 to 1")
         self.require(self.decay in ("cosine", "constant"), "decay", "cosine or constant")
+        self.require(self.initial in get_args(Initial), "initial", "random or magnitude")
 
     def planned(self, step: int) -> float:
         """Always the same."""
         return self.density
 
     def start(self, context: Context) -> None:
-        """Random masks with the distribution's number of weights in every layer."""
-        context.masks.at_random(self.distribution, self.density, seed=context.seed)
+        """Random masks, or the largest weights, with the distribution's number in every layer."""
+        context.masks.start(self.initial, self.distribution, self.density, seed=context.seed)
 
     def rate(self, step: int) -> float:
         """Share f of its weights that every layer exchanges."""

@@ -28,7 +28,7 @@ class SRigL(RigL):
     The paper leaves these open; they are our decisions. Ablated neurons stay out: behind a batch norm a neuron of
     variance zero has gradients some hundred times too large, which would bring it back at once. So the fan-in never
     falls, and no neuron has more weights than it. The last layer, by the order of ``model.named_parameters()``, keeps
-    all neurons. If a layer has fewer weights than neurons, a random choice of its neurons starts with one each. What
+    all neurons. If a layer has fewer weights than neurons, some of its neurons start with one each. What
     the division leaves over is not used. Weights are not drawn anew for their smaller fan-in. A neuron is an output
     channel; of an embedding, a dimension.
 
@@ -46,15 +46,20 @@ class SRigL(RigL):
         self.require(0 <= self.salient <= 1, "salient", "a share of the fan-in, 0 to 1")
 
     def start(self, context: Context) -> None:
-        """Random masks of constant fan-in."""
-        masks = context.masks
+        """Masks of constant fan-in, at random or of the largest weights."""
+        masks, random = context.masks, self.initial == "random"
         for name, count in layer_counts(self.distribution, masks.shapes, self.density).items():
             shape, layout = masks.shapes[name], masks.weights[name].layout
             everything = torch.ones_like(layout.rows(masks.active[name]))
-            neurons = random_k(everything[:, 0], min(count, len(everything)), context.key(name))
-            rows = torch.zeros_like(everything)
-            for row in neurons.nonzero().squeeze(1).tolist():
-                fan_in = count // int(neurons.sum())
+            size, most = layout.rows(magnitude(masks.weights[name].parameter)), min(count, len(everything))
+            if random:
+                neurons = random_k(everything[:, 0], most, context.key(name))
+            else:
+                neurons = top_k(size.sum(1), most, everything[:, 0])
+            fan_in, rows = count // int(neurons.sum()), everything & neurons.unsqueeze(1)
+            if not random:
+                rows = top_k_per_row(size, fan_in * neurons, rows)
+            for row in neurons.nonzero().squeeze(1).tolist() if random else ():
                 rows[row] = random_k(everything[row], fan_in, f"{context.key(name)}/{row}")
             masks.active[name] = layout.weight(rows, shape)
 

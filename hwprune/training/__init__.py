@@ -9,6 +9,7 @@ from .data import Data as Data
 from .data import load_data as load_data
 from .evaluation import evaluate as evaluate
 from .evaluation import evaluate_model as evaluate_model
+from .launching import launched as launched
 from .loader import steps_per_epoch as steps_per_epoch
 from .loader import train_batches as train_batches
 from .loader import validation_batches as validation_batches
@@ -16,6 +17,8 @@ from .loop import Hooks as Hooks
 from .loop import Progress as Progress
 from .loop import check_accelerator as check_accelerator
 from .loop import train as train
+from .processes import Processes as Processes
+from .processes import processes as processes
 from .state import TrainState as TrainState
 from .task import ClassificationTask as ClassificationTask
 from .task import FileTask as FileTask
@@ -29,6 +32,7 @@ __all__ = [
     "FileTask",
     "Hooks",
     "Predict",
+    "Processes",
     "Progress",
     "Task",
     "TrainConfig",
@@ -36,9 +40,11 @@ __all__ = [
     "check_accelerator",
     "evaluate",
     "evaluate_model",
+    "launched",
     "load_checkpoint",
     "load_data",
     "load_task",
+    "processes",
     "recalibrate_batchnorm",
     "save_checkpoint",
     "save_weights",

@@ -16,6 +16,7 @@ from hwprune.training.data import Data
 from hwprune.training.evaluation import device_of
 from hwprune.training.loader import seeded, train_batches
 from hwprune.training.modes import keeping_modes
+from hwprune.training.processes import processes
 from hwprune.training.task import Task
 
 
@@ -25,7 +26,8 @@ def recalibrate_batchnorm(
     """Estimate the running mean and variance of every batch norm anew, from training batches.
 
     Statistics are the plain average over the batches (momentum=None). Everything but the batch norms runs in eval mode;
-    parameters do not change; modes and momenta are as before afterwards.
+    parameters do not change; modes and momenta are as before afterwards. Of several processes the first one does it, on
+    whole batches, and all get what it found.
 
     Args:
         model: changed in place (buffers of its batch norms only).
@@ -40,7 +42,16 @@ def recalibrate_batchnorm(
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     if not norms:
         return 0
-    settings, device, used = config or TrainConfig(), device_of(model), 0
+    settings = config or TrainConfig()
+    used = processes().from_first(lambda: _recalibrate(model, norms, data, task, batches=batches, settings=settings))
+    processes().share(model.buffers())
+    return used
+
+
+def _recalibrate(
+    model: nn.Module, norms: list[_BatchNorm], data: Data, task: Task, *, batches: int, settings: TrainConfig
+) -> int:
+    device, used = device_of(model), 0
     with keeping_modes(model), _averaging(norms), torch.no_grad(), seeded(settings.seed, 0):
         model.eval()
         for norm in norms:

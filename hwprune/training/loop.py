@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.utilities import move_data_to_device
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
@@ -19,8 +20,10 @@ from hwprune.training.config import TrainConfig
 from hwprune.training.data import Data
 from hwprune.training.distill import Distillation
 from hwprune.training.evaluation import device_of, evaluate_model
-from hwprune.training.loader import seeded, steps_per_epoch, train_batches
+from hwprune.training.launching import launched
+from hwprune.training.loader import seeded, steps_per_epoch, train_batches, weight_of_share
 from hwprune.training.modes import keeping_modes
+from hwprune.training.processes import checksum, processes
 from hwprune.training.state import TrainState
 from hwprune.training.task import Task
 
@@ -32,7 +35,7 @@ class Progress:
     Attributes:
         step: steps done, over all epochs.
         steps: how many there will be, over all epochs.
-        loss: of this step.
+        loss: of this step, over the whole batch.
     """
 
     step: int
@@ -75,6 +78,11 @@ def train(
     continuing from a state gives what an uninterrupted training would have given, bit for bit on the same machine
     with as many threads.
 
+    Started by torchrun, the processes train together, each on its share of every batch (``config.batch_size`` is that
+    of the whole one), with gradients averaged. Order and augmentation are those of one process, and so is the loss, if
+    the task's is a mean over samples; what dropout draws is not, and batch norms normalise over shares. Running
+    statistics are the first process', which evaluates, too.
+
     Args:
         model: trained in place; comes back on the device and in the mode it had.
         data: its training set is learnt, its validation set evaluated after every epoch.
@@ -88,15 +96,17 @@ def train(
         the state after the last epoch.
 
     Raises:
-        InputError: the loss is not finite, ``start`` does not fit, there is nothing to train, no such accelerator.
+        InputError: the loss is not finite, ``start`` does not fit, there is nothing to train, no such accelerator;
+            processes have other data or came to other weights than the first.
         DataError: a sample cannot be read.
+        ElsewhereError: another process failed.
     """
     if config.distill_weight > 0 and teacher is None:
         raise InputError(f"distill_weight is {config.distill_weight} but there is no teacher", hint="set it to 0")
     home, optimizer = device_of(model), _optimizer(model, config)
     loop = _Loop(model, optimizer, data, task, config, hooks or Hooks())
     try:
-        with keeping_modes(model):
+        with launched(), keeping_modes(model):
             return loop.run(start, teacher)
     finally:
         optimizer.zero_grad()
@@ -115,14 +125,18 @@ class _Loop:
     hooks: Hooks
     fabric: Fabric = field(init=False)
     wrapped: nn.Module = field(init=False)
+    share: float = field(init=False)
     distillation: Distillation | None = None
 
     def run(self, start: TrainState | None, teacher: nn.Module | None) -> TrainState:
         """Train from ``start`` to the last epoch."""
-        self.fabric = _fabric(self.config)
+        here = processes()
+        here.check_same("training sets", len(self.data.train), hint="give all the same data")  # type: ignore[arg-type]
+        self.fabric, self.share = _fabric(self.config), weight_of_share(self.data, self.config)
         self.wrapped, _ = self.fabric.setup(self.model, self.optimizer)
         if start:
             _restore(self.model, self.optimizer, start)
+        here.share([*self.model.parameters(), *self.model.buffers()])
         if self.hooks.on_start:
             self.hooks.on_start(self.model, self.optimizer)
         state = start or _snapshot(0, self.model, self.optimizer, [])
@@ -150,8 +164,23 @@ class _Loop:
                 losses.append(self._step(move_data_to_device(batch, self.fabric.device), rate, step))
                 if self.hooks.on_progress:
                     self.hooks.on_progress(Progress(step=step + 1, steps=steps * self.config.epochs, loss=losses[-1]))
-            metric = evaluate_model(self.wrapped, self.data, self.task, batch_size=self.config.batch_size)
+            self._agree()
+            metric = processes().from_first(self._evaluate)
         return {"epoch": epoch + 1, "loss": sum(losses) / len(losses), "metric": metric, "learning_rate": rate}
+
+    def _agree(self) -> None:
+        """Make sure that all processes came to the same weights; their buffers become the first one's."""
+        here = processes()
+        if here.count > 1:
+            here.check_same(
+                "weights",
+                checksum(self.model.parameters()),
+                hint="what changes weights has to do so alike in every process; use devices of one kind",
+            )
+            here.share(self.model.buffers())
+
+    def _evaluate(self) -> float:
+        return evaluate_model(self.wrapped, self.data, self.task, batch_size=self.config.batch_size)
 
     def _step(self, batch: Any, rate: float, step: int) -> float:
         for group in self.optimizer.param_groups:
@@ -159,13 +188,16 @@ class _Loop:
         loss = self.task.loss(self.wrapped, batch)
         if self.distillation:
             loss = self.distillation.blend(loss)
-        value = float(loss.detach())
+        if self.share != 1:
+            loss = loss * self.share
+        value = processes().mean(float(loss.detach()))
         if not math.isfinite(value):
             raise InputError(
                 f"the training diverged: the loss is {value} at step {step + 1}, learning rate {rate:.4g}",
                 hint="lower the learning rate, add warm-up or set grad_clip",
             )
         self.fabric.backward(loss)
+        processes().average_gradients(self.model.parameters())
         if self.config.grad_clip > 0:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
         self.optimizer.step()
@@ -186,13 +218,32 @@ def check_accelerator(config: TrainConfig) -> None:
 
 def _fabric(config: TrainConfig) -> Fabric:
     try:
-        fabric = Fabric(accelerator=config.accelerator, devices=1, precision=config.precision)
+        fabric = Fabric(accelerator=config.accelerator, precision=config.precision, **_layout())
         fabric.launch()
     except (RuntimeError, ValueError, ImportError) as error:
         raise InputError(
             f"accelerator {config.accelerator!r} cannot be used: {error}", hint="use cpu, or auto"
         ) from error
     return fabric
+
+
+def _layout() -> dict[str, Any]:
+    here = processes()
+    if here.count == 1:
+        return {"devices": 1}
+    return {"strategy": _Unwrapped(), "devices": here.local, "num_nodes": here.count // here.local}
+
+
+class _Unwrapped(DDPStrategy):
+    """Fabric's DDP with the model as it is: the loop averages gradients itself.
+
+    DistributedDataParallel refuses outputs that the loss does not depend on (auxiliary heads) and branches that are
+    removed on the way, and holds on to the connections whose end tells the others of an error.
+    """
+
+    def setup_module(self, module: nn.Module) -> nn.Module:  # type: ignore[override]
+        """The module."""
+        return module
 
 
 def _optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from hwprune.compression import Progress
+from hwprune.compression import Progress, compress
 from hwprune.compression.job import prepare
 from hwprune.errors import BudgetError, InputError, ModelError, TableError
 from hwprune.latency import LatencyTable
@@ -41,6 +42,17 @@ def test_a_job_is_ready(tmp_path: Path) -> None:
     assert (settings.epochs, settings.learning_rate, settings.schedule, settings.seed) == (7, 0.5, "constant", 4)
     assert job.training(epochs=7).schedule == "cosine"
     assert not (tmp_path / "run").exists()
+
+
+def test_training_runs_in_the_precision_that_was_asked_for(tmp_path: Path) -> None:
+    seen: set[torch.dtype] = set()
+    handle = nn.modules.module.register_module_forward_hook(
+        lambda module, _, result: seen.add(result.dtype) if module.training and isinstance(module, nn.Linear) else None
+    )
+    with handle:
+        run = compress(config(tmp_path / "run", macs="0.5x", training_precision="bf16-mixed"))
+    assert seen == {torch.bfloat16}
+    assert {value.dtype for value in load_file(run.path / "model.safetensors").values()} == {torch.float32, torch.int64}
 
 
 def test_a_device_out_of_reach_needs_its_table(tmp_path: Path, tables: dict[str, Path]) -> None:

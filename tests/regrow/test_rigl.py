@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from hwprune.errors import InputError
-from hwprune.regrow import SET, RigL, Rule, SparsePruner
+from hwprune.regrow import SET, GraNet, RigL, Rule, SparsePruner, layer_counts
 
 from .contract import STEPS, RuleContract
 from .models import MODELS, OPTIMIZERS, attention, batches, convolutions, fit
-from .slow import Seen, best, compare, magnitudes
+from .slow import Seen, best, compare, flat, magnitudes
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -154,3 +154,19 @@ class TestSET(RuleContract):
     @staticmethod
     def rule(steps: int = STEPS, **settings: Any) -> Rule:
         return SET(steps=steps, interval=4, density=0.3, **settings)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("rule", [RigL, SET, GraNet])
+def test_a_pretrained_model_begins_with_its_largest_weights(kind: str, rule: type[Rule]) -> None:
+    model = MODELS[kind]()
+    sizes = {name: magnitudes(flat(parameter)) for name, parameter in model.named_parameters()}
+    share = {"initial_density": 0.3} if rule is GraNet else {}
+    settings: dict[str, Any] = {"density": 0.3, "steps": 40, "initial": "magnitude", **share}
+    pruner = SparsePruner(model, OPTIMIZERS["sgd"](model.parameters()), rule(**settings))
+    counts = layer_counts("erk", pruner.masks.shapes, 0.3)
+    for name, mask in pruner.masks.active.items():
+        found = {place for place, active in enumerate(flat(mask)) if active}
+        assert found == best(list(range(mask.numel())), sizes[name], counts[name])
+    with pytest.raises(InputError, match="initial is 'zero'"):
+        rule(**{**settings, "initial": "zero"})

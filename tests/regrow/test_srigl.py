@@ -144,3 +144,19 @@ class TestSRigL(RuleContract):
     @staticmethod
     def rule(steps: int = STEPS, **settings: Any) -> Rule:
         return SRigL(steps=steps, interval=4, density=0.4, **settings)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("density", [0.02, 0.3])
+def test_a_pretrained_model_begins_with_the_largest_weights_of_its_largest_neurons(kind: str, density: float) -> None:
+    model = MODELS[kind]()
+    before = {name: parameter.detach().clone().flatten() for name, parameter in model.named_parameters()}
+    rule = SRigL(density=density, steps=STEPS, initial="magnitude")
+    pruner = SparsePruner(model, OPTIMIZERS["sgd"](model.parameters()), rule)
+    for name, count in layer_counts("erk", pruner.masks.shapes, density).items():
+        module, size = model.get_submodule(name.rpartition(".")[0]), before[name].abs().tolist()
+        rows = neurons(module, model.get_parameter(name))
+        largest = sorted(rows, key=lambda row: -sum(size[place] for place in row))[:count]
+        fan_in = count // len(largest)
+        expected = {place for row in largest for place in sorted(row, key=lambda place: -size[place])[:fan_in]}
+        assert set(pruner.masks.active[name].flatten().nonzero().ravel().tolist()) == expected
