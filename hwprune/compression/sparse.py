@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from hwprune.budget import Plan, spell
 from hwprune.compression.folder import RunFolder
 from hwprune.compression.job import Job
+from hwprune.compression.mask_updates import note_weights
 from hwprune.compression.sparse_network import RECOVERABLE, SparseNetwork, masks_over, thinned
 from hwprune.compression.sparse_settings import NOTHING
 from hwprune.compression.sparse_ways import Way, way_for
@@ -69,7 +70,7 @@ def finetune_sparse(job: Job, run: RunFolder, model: nn.Module, attempt: int) ->
     assert density is not None, "checked with the settings"
     way = way_for(job, model, density, run)
     _train(job, run, way, attempt)
-    run.document["mask_updates"] = [update.to_dict() for update in way.updates]
+    note_weights(run, way.updates)
 
     def finished() -> dict[str, Any]:
         network, record = _pruned(job, way.trained(), density, limit)

@@ -12,6 +12,7 @@ from hwprune.budget import Metric, Plan, spell, write_problem
 from hwprune.compression.folder import RunFolder
 from hwprune.compression.gauge import gauge, memory_gauge
 from hwprune.compression.job import Job
+from hwprune.compression.mask_updates import note_channels
 from hwprune.compression.settle import ClosedLoop, Settlement, Trial, Window, correct
 from hwprune.compression.sparse import as_exported, finetune_sparse, store
 from hwprune.compression.sparse_settings import NOTHING
@@ -202,6 +203,7 @@ def explore(job: Job, run: RunFolder) -> dict[str, Any]:
         processes().from_first(lambda: _collect(job, model, pruner))
     else:
         _prune_while_training(job, run, model, pruner)
+    note_channels(run, pruner)
     run.keep("explored", {"model": model.state_dict(), "pruner": pruner.state_dict()})
     return {"steps": steps, "widths": pruner.widths}
 

@@ -169,7 +169,7 @@ def test_the_document_of_a_run_without_budgets_reads_back(tmp_path: Path, device
         run = compress(config(tmp_path / "run", sparsify="gmp", sparsity="50%", epochs=1))
     document = json.loads((run.path / "run.json").read_text())
     assert document["result"]["budget_metric"] is None
-    assert document["mask_updates"][-1]["density"] == pytest.approx(0.5)
+    assert document["mask_updates"]["weights"][-1]["density"] == pytest.approx(0.5)
     assert json.loads((run.bundle / "manifest.json").read_text())["budget"] is None
     assert fakes.half_written(run.path) == []
     assert not (run.path / "problem.json").exists()

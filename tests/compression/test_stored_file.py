@@ -14,7 +14,7 @@ from hwprune.compression import compress, sparse
 from hwprune.compression.stored_file import most_inside
 from hwprune.deploy import unpack
 from hwprune.errors import BudgetError
-from hwprune.report import render_text
+from hwprune.report.summary import verdict
 
 from .fakes import config
 
@@ -61,7 +61,7 @@ def test_channels_are_cut_for_one_budget_and_zeros_meet_another(tmp_path: Path, 
     assert 0.95 <= result["measured"] / result["budget"] <= 1
     assert result["attempts"] == 1
     assert other["measured"] == (run.bundle / "model.packed").stat().st_size <= other["limit"]
-    assert render_text(run.document).count("met") == 2
+    assert verdict(result).count(": met") == 2
 
 
 def test_a_budget_that_the_dense_network_is_inside_of(tmp_path: Path, device: Any) -> None:
@@ -102,8 +102,9 @@ def test_a_file_that_new_statistics_make_too_large_is_fitted_again(tmp_path: Pat
     ):
         run = compress(config(tmp_path / "run", sparsify="gmp", size="0.2x", epochs=4))
     limit = run.result["budget"]
-    assert packed[0] > limit >= packed[1] == run.result["sparse"]["stored_bytes"] + 200
-    assert len(packed) == 2
+    assert packed[-1] == run.result["sparse"]["stored_bytes"] + 200 <= limit
+    assert len(packed) > 1
+    assert all(size > limit for size in packed[:-1])
 
 
 @pytest.mark.parametrize(
