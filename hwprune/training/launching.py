@@ -17,7 +17,8 @@ from hwprune.errors import ElsewhereError, HwpruneError, InputError
 from hwprune.training.processes import Processes, processes, working_as
 
 PATIENCE = timedelta(days=30)  # while the first process measures, the others wait; a lost one is noticed at once
-GRACE_S = 10.0  # for the others to end in order, before this process does
+GRACE_S = 10.0  # for the others to end their work, before the process that failed ends
+HEAD_START_S = 1.0  # of the process that failed, which torchrun then names as the cause
 
 
 @contextmanager
@@ -56,7 +57,7 @@ class _Meeting:
 
     def __init__(self) -> None:
         self.store, self.rank, self.count = next(iter(rendezvous("env://")))
-        self.failed, self.group = False, ExitStack()
+        self.cause, self.group = -1, ExitStack()
 
     def begin(self) -> Processes:
         """Meet the others."""
@@ -81,7 +82,10 @@ class _Meeting:
         try:
             yield
         except BaseException as error:
-            first = self._first(error)
+            try:
+                first = self._first(error)
+            except KeyboardInterrupt as late:  # a Ctrl-C is heard when waiting for the others has come to an end
+                first = self._first(late)
             if first is error:
                 raise
             raise first from error
@@ -94,21 +98,22 @@ class _Meeting:
         told = packed = _packed(self.rank, mine)
         with suppress(RuntimeError):  # the store may be gone with the process that held it
             told = self.store.compare_set("error", "", packed).decode()
-        self.failed = True
         self.group.close()
         self.group.enter_context(working_as(Processes(self.rank)))
-        rank, theirs = pickle.loads(bytes.fromhex(told))
-        return mine if rank == self.rank else ElsewhereError(rank, theirs)
+        self.cause, theirs = pickle.loads(bytes.fromhex(told))
+        return mine if self.cause == self.rank else ElsewhereError(self.cause, theirs)
 
     def leave(self) -> None:
-        """Leave the group; after an error, when the others have, for torchrun ends them with the first that ends."""
+        """Leave the group; after an error when the others have, for torchrun ends them all with the first that ends."""
         self.group.close()
         until = time.monotonic() + GRACE_S
         with suppress(RuntimeError):
-            waiting = self.failed and self.store.add("ended", 1) < self.count
+            waiting = self.cause >= 0 and self.store.add("ended", 1) < self.count
             while waiting and time.monotonic() < until:
                 time.sleep(0.02)
                 waiting = self.store.add("ended", 0) < self.count
+        if self.cause not in (-1, self.rank):
+            time.sleep(HEAD_START_S)
 
 
 _meeting: _Meeting | None = None
