@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -39,11 +39,7 @@ def command(
     precision: Precision = None,
     batch: Batch = None,
     storage: Annotated[
-        str | None,
-        typer.Option(
-            help="How the bundle stores the engine: ENCODING[-PRECISION][-COMPRESSION], such as gap8-int8-xz; "
-            "as a plain ONNX file if absent."
-        ),
+        str | None, typer.Option(help="ENCODING[-PRECISION][-COMPRESSION] of the engine file, such as gap8-int8-xz.")
     ] = None,
     config: Config = None,
     seed: Seed = 0,
@@ -52,7 +48,6 @@ def command(
     """Export a model to a verified, measured bundle."""
     from hwprune.deploy import Storage
     from hwprune.errors import InputError
-    from hwprune.report.quantities import quantity
     from hwprune.targets import load_target
     from hwprune.verbs import copy_bundle, export
 
@@ -80,10 +75,16 @@ def command(
         storage=None if storage is None else Storage.parse(storage),
         seed=seed,
     )
-    text = f"{output}: {milliseconds(document['latency_ms'])}"
-    if storage is not None:
-        stored = document["engine"]
-        packed, plain = (quantity("size_bytes", stored[f"{form}_bytes"]) for form in ("packed", "unpacked"))
-        text += f"; {packed} as {stored['storage']}, {plain} as plain ONNX"
-    emit(document, as_json=json, text=text)
+    emit(document, as_json=json, text=f"{output}: {milliseconds(document['latency_ms'])}{_stored(document)}")
     return 0
+
+
+def _stored(document: dict[str, Any]) -> str:
+    """Bytes of an engine in another form than a plain ONNX file."""
+    from hwprune.report.quantities import quantity
+
+    if "engine" not in document:
+        return ""
+    engine = document["engine"]
+    packed, plain = (quantity("size_bytes", engine[f"{form}_bytes"]) for form in ("packed", "unpacked"))
+    return f"; {packed} as {engine['storage']}, {plain} as plain ONNX"

@@ -16,13 +16,14 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from hwprune.deploy.reference import evaluating, on_device_of, reference_outputs, returning_tensors
-from hwprune.deploy.zeros import without_signed_zeros, without_zeros
+from hwprune.deploy.zeros import without_zeros
 from hwprune.errors import InputError, ModelError, first_line
 from hwprune.files import write_atomic
 from hwprune.latency.exporter_noise import exporter_noise_silenced
 from hwprune.network.forward import Example, tensors_in
 from hwprune.network.surgery import Removed
 
+_SIGNED = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
 MOST_BYTES = 2**31 - 1  # of one protobuf message
 
 
@@ -167,7 +168,7 @@ def _checked(proto: onnx.ModelProto, expected: tuple[Tensor, ...]) -> bytes:
     """Serialise after checking operators, types and shapes, and that outputs have the model's shapes."""
     del proto.metadata_props[:]
     _strip(proto.graph)
-    without_signed_zeros(proto.graph)
+    _without_negative_zeros(proto.graph)
     if proto.ByteSize() > MOST_BYTES:
         raise ModelError(
             f"the exported model has {proto.ByteSize()} bytes; one ONNX file holds {MOST_BYTES}",
@@ -202,6 +203,15 @@ def _strip(graph: onnx.GraphProto) -> None:
         for attribute in node.attribute:
             for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
                 _strip(inner)
+
+
+def _without_negative_zeros(graph: onnx.GraphProto) -> None:
+    """Zeros of weights get no sign: a folded batch norm gives them one, and they would no longer pack as zeros."""
+    for tensor in graph.initializer:
+        if tensor.data_type in _SIGNED and len(tensor.dims) > 1 and tensor.raw_data:
+            values = onnx.numpy_helper.to_array(tensor)
+            if (np.signbit(values) & (values == 0)).any():
+                tensor.raw_data = np.where(values == 0, np.abs(values), values).tobytes()
 
 
 def _cannot_export(error: Exception) -> ModelError:

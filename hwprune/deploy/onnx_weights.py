@@ -90,10 +90,11 @@ class Roles:
     """What the tensors of a graph are for.
 
     Args:
-        graph: the main graph of a model; what only its inner graphs read has no role.
+        graph: the main graph of a model; what only its inner graphs read has no role, nor what callers may replace.
     """
 
     def __init__(self, graph: onnx.GraphProto) -> None:
+        self._replaceable = {port.name for port in graph.input}
         self._readers: dict[str, list[tuple[onnx.NodeProto, int]]] = defaultdict(list)
         for node in graph.node:
             for number, value in enumerate(node.input):
@@ -105,7 +106,7 @@ class Roles:
         Weights are what convolutions, matrix products, recurrent layers and look-ups multiply with or look up,
         transposed or in another shape; of the latter, channels are along the first dimension.
         """
-        for node, number in self._readers[name]:
+        for node, number in self._readers[name] if name not in self._replaceable else ():
             dim = self._dim(node, number, rank)
             if dim is not None:
                 return dim % rank

@@ -29,14 +29,14 @@ def sparse_onnx(model: ModelProto, precision: Precision) -> bytes:
         model: with its weights inside; it is changed.
         precision: that weights are rounded to.
     """
-    if model.ir_version >= _SINCE:
-        roles, tensors = Roles(model.graph), _taken_out(model.graph)
-        writer = _Writer(model.graph)
-        for tensor in tensors:
-            values = numpy_helper.to_array(tensor)
-            dim = roles.channel_dim(tensor.name, values.ndim)
-            writer.add(tensor.name, values, rounded(values, dim, precision), dim or 0)
-        writer.finish()
+    model.ir_version = max(model.ir_version, _SINCE)
+    roles, tensors = Roles(model.graph), _taken_out(model.graph)
+    writer = _Writer(model.graph)
+    for tensor in tensors:
+        values = numpy_helper.to_array(tensor)
+        dim = roles.channel_dim(tensor.name, values.ndim)
+        writer.add(tensor.name, values, rounded(values, dim, precision), dim or 0)
+    writer.finish()
     return bytes(model.SerializeToString(deterministic=True))
 
 

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from hwprune.deploy.bundle import PACKED_FILE, SCHEMA_VERSION, Bundle, sealed, verify
 from hwprune.deploy.engine import Engine, in_order, run_engine
+from hwprune.deploy.formats import read_model
 from hwprune.deploy.packing import pack, unpack
 from hwprune.deploy.parity import RELATIVE_L2, compare, held_to
 from hwprune.deploy.reference import reference_outputs
@@ -84,11 +85,7 @@ def write_bundle(
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise BundleError(f"{path} exists", hint="give a new folder, or remove what is there")
     facts = _facts(manifest or {})
-    try:
-        content = engine.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read {engine}: {error.strerror or error}", hint="give the exported model") from error
-    runtime = runtime_for(target)
+    content, runtime = read_model(engine), runtime_for(target)
     opened, name = runtime.open(content, target), _FILE[runtime.model_format]
     precision = held_to(model, target.precision)
     parity = compare(model, opened, [example], precision=precision)
@@ -98,27 +95,17 @@ def write_bundle(
         content, plain, about = _stored(engine, target, storage)
         opened, name = runtime.open(plain, target), PACKED_FILE if storage.packed else name
         parity = compare(model, opened, [example], precision=precision)
-    batch = _first_batch(opened, example)
     rounded = storage is not None and storage.precision != "fp32"
-    outputs = run_engine(opened, batch) if rounded else reference_outputs(model, batch)
-    golden, ports = _golden(opened, batch, outputs, RELATIVE_L2[precision])
+    batch = _first_batch(opened, example)
+    golden, ports = _golden(opened, None if rounded else model, batch, RELATIVE_L2[precision])
     document = {
         **_about_engine(opened, target, name, about),
         "golden": ports,
         "parity": facts["parity"] or parity.to_dict(),
         **_about_run(facts),
     }
-    more = device_files(target.runtime, packed=name == PACKED_FILE)
-    contents = {name: content, "golden.npz": golden, **more}
-    try:
-        with replacing_folder(path) as place:
-            _write_files(place, contents, document)
-            _must_verify(place)
-    except OSError as error:
-        raise InputError(
-            f"cannot write the bundle {path}: {error.strerror or error}",
-            hint="choose a folder with space and write permission",
-        ) from error
+    ours = device_files(target.runtime, packed=name == PACKED_FILE)
+    _write(path, {name: content, "golden.npz": golden, **ours}, document)
     return Bundle.load(path)
 
 
@@ -192,9 +179,10 @@ def _first_batch(engine: Engine, example: Example) -> Example:
     return mapped(lambda tensor: tensor[:size], example)
 
 
-def _golden(engine: Engine, inputs: Example, outputs: tuple[Tensor, ...], limit: float) -> tuple[bytes, dict[str, Any]]:
-    """``golden.npz`` and the manifest's key to it."""
+def _golden(engine: Engine, model: nn.Module | None, inputs: Example, limit: float) -> tuple[bytes, dict[str, Any]]:
+    """``golden.npz`` and the manifest's key to it; without a model, outputs are the engine's."""
     ordered = in_order(engine, inputs)
+    outputs = run_engine(engine, inputs) if model is None else reference_outputs(model, inputs)
     arrays: dict[str, Any] = {f"input_{i}": tensor.detach().cpu().numpy() for i, tensor in enumerate(ordered)}
     arrays |= {f"output_{i}": tensor.numpy() for i, tensor in enumerate(outputs)}
     buffer = io.BytesIO()
@@ -205,6 +193,18 @@ def _golden(engine: Engine, inputs: Example, outputs: tuple[Tensor, ...], limit:
         "outputs": {port["name"]: f"output_{i}" for i, port in enumerate(engine.outputs)},
         "relative_l2": limit,
     }
+
+
+def _write(path: Path, contents: Mapping[str, bytes], document: Mapping[str, Any]) -> None:
+    try:
+        with replacing_folder(path) as place:
+            _write_files(place, contents, document)
+            _must_verify(place)
+    except OSError as error:
+        raise InputError(
+            f"cannot write the bundle {path}: {error.strerror or error}",
+            hint="choose a folder with space and write permission",
+        ) from error
 
 
 def _write_files(place: Path, contents: Mapping[str, bytes], document: Mapping[str, Any]) -> None:

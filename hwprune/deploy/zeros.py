@@ -1,12 +1,10 @@
-"""Zeros in an exported graph: what removed blocks leave behind is taken out, and no zero has a sign."""
+"""What removed blocks leave behind, taken out of an exported graph: additions of zeros, and a second ReLU in a row."""
 
 from __future__ import annotations
 
 from collections.abc import Container
 from typing import Any
 
-import numpy as np
-import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import IdentityEliminationPass
 from onnxscript.rewriter import MatchResult, RewriteRule, RewriteRuleClassBase, RewriteRuleSet, rewrite
@@ -24,18 +22,6 @@ def without_zeros(graph: ir.Model, stored: Container[str]) -> None:
     rewrite(graph, RewriteRuleSet([added], commute=True))
     IdentityEliminationPass()(graph)
     rewrite(graph, [successive_relu_rule])
-
-
-def without_signed_zeros(graph: onnx.GraphProto) -> None:
-    """Make negative zeros of the weights positive, in place.
-
-    The exporter folds batch norms into layers, and a negative scale turns a pruned weight into -0.0, which encodings
-    of sparse weights would have to store.
-    """
-    for tensor in graph.initializer:
-        values = onnx.numpy_helper.to_array(tensor)
-        if values.dtype.kind == "f" and (np.signbit(values) & (values == 0)).any():
-            tensor.CopyFrom(onnx.numpy_helper.from_array(values + values.dtype.type(0), tensor.name))
 
 
 class _AddOfZeros(RewriteRuleClassBase):

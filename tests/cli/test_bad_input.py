@@ -180,6 +180,8 @@ BAD = {
     "export two things": (f"export finished {MODEL} --output out", "export takes one thing"),
     "export nothing": ("export --output out", "export takes one thing"),
     "export a run otherwise": ("export finished --precision fp16 --output out", "--precision cannot change"),
+    "export a run packed": ("export finished --storage gap8 --output out", "--storage cannot change"),
+    "unknown storage": (f"export {MODEL} --storage gap9-xz --output out", "storage 'gap9-xz' is unknown"),
     "export no run": ("export used --output out", "no run in used"),
     "report on no run": ("report used", "no run in used"),
     # the command line itself

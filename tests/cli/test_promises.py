@@ -38,6 +38,10 @@ JSON = {
     "several": (f"{COMPRESS} --macs 0.8x,0.5x", {"runs", "page"}),
     "finished": ("compress --resume --output finished", RESULT),
     "export": (f"export {MODEL} --weights weights.pt --output out", {"bundle", "latency_ms"}),
+    "export packed": (
+        f"export {MODEL} --storage gap8-int8-xz --output out",
+        {"bundle", "latency_ms", "parity", "engine"},
+    ),
     "copy": ("export finished --output out", {"bundle"}),
     "bench": ("bench finished/bundle", {"latency_ms"}),
     "bench engine": ("bench finished/model.onnx", {"latency_ms"}),

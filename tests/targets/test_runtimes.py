@@ -236,10 +236,12 @@ def test_unknown_operators_are_never_taken_for_fused(runtime: Runtime) -> None:
             assert not runtime.fuses(op, into)
 
 
+@pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("worker", [False, True])
-def test_its_files_for_a_device_stand_alone(runtime: Runtime, worker: bool) -> None:
+def test_its_files_for_a_device_stand_alone(runtime: Runtime, worker: bool, packed: bool) -> None:
     """Python 3.8; from hwprune nothing but what is beside them, and that only where they are part of it."""
-    files = device_files(runtime.name, worker=worker)
+    files = device_files(runtime.name, worker=worker, packed=packed)
+    assert ("device_storage.py" in files) is packed
     assert {"run.py", "device_facts.py"} <= set(files)
     assert ("worker.py" in files) is worker
     for name, content in files.items():
