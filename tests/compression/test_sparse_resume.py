@@ -14,6 +14,7 @@ import pytest
 
 from hwprune.compression import RunFolder, compress
 
+from ..together import together
 from . import fakes
 from .fakes import config
 
@@ -54,3 +55,15 @@ def test_killed_within_epochs_and_resumed(tmp_path: Path, device: Any, exports: 
     packed = [(path / "bundle/model.packed").read_bytes() for path in (run, whole)]
     assert packed[0] == packed[1]
     assert [event["epoch"] for event in RunFolder.load(run).history()] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("way", ["granet", "bidirectional"])
+def test_two_processes_agree_on_masks(tmp_path: Path, exports: Path, way: str) -> None:
+    """Processes whose masks or weights differ end with an error."""
+    settings = {"sparsify": way, "size": "0.3x", "epochs": 4, "distill": 0.0}
+    worker = Path(__file__).parent / "sparse_process.py"
+    ended = together(2, worker, tmp_path / "run", exports, json.dumps(settings))
+    assert [process.status for process in ended] == [0, 0], ended[0].err + ended[1].err
+    result = RunFolder.load(tmp_path / "run").document["result"]
+    assert result["budget_met"]
+    assert result["sparse"]["zeros"] > 0.5 * result["sparse"]["weights"]
