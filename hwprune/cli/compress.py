@@ -51,7 +51,9 @@ def command(
     batch: Batch = None,
     table: Annotated[Path | None, typer.Option(help="Latency table of the target; measured now if absent.")] = None,
     latency: Annotated[str | None, typer.Option(help="Latency budget: 0.5x or 8ms; several: 0.8x,0.6x.")] = None,
-    size: Annotated[str | None, typer.Option(help="File size budget: 0.5x or 2MB.")] = None,
+    size: Annotated[
+        str | None, typer.Option(help="File size budget: 0.5x or 2MB; with --sparsify met by zeros, not by cuts.")
+    ] = None,
     memory: Annotated[
         str | None,
         typer.Option(help="Memory budget: 0.5x or 2MB, of weights and the most activations held at once."),
@@ -67,6 +69,21 @@ def command(
     ] = False,
     regrow: Annotated[str, typer.Option(help="iee: try out what was pruned, and grow the best of it back.")] = "none",
     explore_fraction: Annotated[float, typer.Option(help="Share of the budget that iee grows back at first.")] = 0.3,
+    sparsify: Annotated[
+        str,
+        typer.Option(
+            help="Make single weights zero while fine-tuning: gmp, granet, rigl, set, srigl, iee, nm, bidirectional, "
+            "recoverable. Smaller files; dense runtimes are not faster for it."
+        ),
+    ] = "none",
+    sparsity: Annotated[str | None, typer.Option(help="Share of zeros: 0.9 or 90%.")] = None,
+    pattern: Annotated[str | None, typer.Option(help="Of nm: 2:4 keeps two of four inputs in a row.")] = None,
+    initial_density: Annotated[
+        float | None, typer.Option(help="Of granet: share of weights it starts with; all if absent.")
+    ] = None,
+    storage: Annotated[
+        str | None, typer.Option(help="Form of the sparse file: gap8, bitmask, onnx, dense; gap8-int8-xz and the like.")
+    ] = None,
     criterion: Annotated[str, typer.Option(help="What a channel is worth.")] = "taylor-bn",
     prune_steps: Annotated[int, typer.Option(help="Prune steps while training.")] = 5,
     prune_epochs: Annotated[int, typer.Option(help="Epochs over which they are spread.")] = 1,

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from hwprune.budget import Budget, Metric, parse_budget
+from hwprune.compression.sparse_settings import NOTHING, block, check_sparse, share
+from hwprune.deploy import Storage
 from hwprune.errors import BudgetError, InputError
 from hwprune.inputs import Input, read_inputs, spelled
 from hwprune.saliency import criteria
@@ -19,6 +21,9 @@ METRICS: dict[str, Metric] = {  # the first of those that are given is used up, 
     "macs": "macs",
 }
 ONESHOT = "-oneshot"
+Sparsify = Literal[
+    "none", "gmp", "granet", "rigl", "set", "srigl", "iee", "nm", "bidirectional", "recoverable"
+]  # rules of hwprune.regrow, and two of its ways that are none
 Method = Literal[
     "joint", "joint-oneshot", "halp", "halp-oneshot", "uniform", "uniform-oneshot", "global", "global-oneshot"
 ]
@@ -33,10 +38,14 @@ def _one_spelling(value: Any) -> Any:
         raise ValueError(f"{error.message}; {error.hint}") from error  # named with all other faults of the settings
 
 
+def _text(value: Any) -> Any:
+    return str(value) if isinstance(value, float) else value
+
+
 class CompressConfig(BaseModel):
     """A compression, as a user describes it; the same keys serve flags, TOML files and Python.
 
-    At least one of ``latency``, ``memory``, ``size`` and ``macs`` is given.
+    At least one of ``latency``, ``memory``, ``size`` and ``macs`` is given, or ``sparsify``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
@@ -59,7 +68,7 @@ class CompressConfig(BaseModel):
     batch: int | None = Field(default=None, ge=1, description="overrides the target's")
     table: Path | None = Field(default=None, description="latency table of the target; measured now if absent")
     latency: str | None = Field(default=None, description="0.5x of the dense network, or 8ms")
-    size: str | None = Field(default=None, description="0.5x, or 2MB")
+    size: str | None = Field(default=None, description="0.5x, or 2MB; with sparsify met by zeros, of the stored file")
     memory: str | None = Field(
         default=None, description="0.5x, or 2MB: weights and the most activations that are held at once"
     )
@@ -77,6 +86,19 @@ class CompressConfig(BaseModel):
     )
     explore_fraction: float = Field(
         default=0.3, ge=0, lt=1, description="of the budget that iee prunes too much in its first cycle, and grows back"
+    )
+    sparsify: Sparsify = Field(
+        default=NOTHING, description="rule by which single weights become zero while the network is fine-tuned"
+    )
+    sparsity: Annotated[str | None, BeforeValidator(_text)] = Field(
+        default=None, description="share of the masked weights that is zero: 0.9 or 90%"
+    )
+    pattern: str | None = Field(default=None, description="of nm: 2:4 keeps two of four inputs in a row")
+    initial_density: float | None = Field(
+        default=None, gt=0, le=1, description="of granet: share of the weights that it starts with; all if absent"
+    )
+    storage: str | None = Field(
+        default=None, description="form of the sparse file: dense, bitmask, gap8 or onnx, with -fp16, -int8, -zlib, -xz"
     )
     criterion: str = Field(default="taylor-bn", description="what a channel is worth")
     prune_steps: int = Field(default=5, ge=1, description="prune steps while training; HALP was made for 30")
@@ -113,13 +135,14 @@ class CompressConfig(BaseModel):
 
     @property
     def budgets(self) -> tuple[Budget, ...]:
-        """All budgets that were asked for.
+        """All budgets that channels are cut for; without any nothing is cut, and something becomes sparse.
 
         Raises:
             BudgetError: none, or malformed.
         """
-        given = {metric: getattr(self, name) for name, metric in METRICS.items() if getattr(self, name) is not None}
-        if not given:
+        names = [name for name in METRICS if name != "size" or self.sparsify == NOTHING]
+        given = {METRICS[name]: getattr(self, name) for name in names if getattr(self, name) is not None}
+        if not given and self.sparsify == NOTHING:
             raise BudgetError(
                 "0 budgets were given",
                 hint="give at least one of --latency, --size, --memory and --macs, such as --latency 0.5x",
@@ -127,8 +150,60 @@ class CompressConfig(BaseModel):
         return tuple(parse_budget(metric, text) for metric, text in given.items())
 
     @property
+    def file_budget(self) -> Budget | None:
+        """What the stored file may take, where zeros are to meet that.
+
+        Raises:
+            BudgetError: malformed.
+        """
+        sparse = self.sparsify != NOTHING and self.size is not None
+        return parse_budget("size_bytes", str(self.size)) if sparse else None
+
+    @property
+    def density(self) -> float | None:
+        """Share of the masked weights that stays, where it was given.
+
+        Raises:
+            InputError: the sparsity or the pattern is malformed.
+        """
+        if self.sparsify == "nm":
+            kept, size = self.block
+            return kept / size
+        return None if self.sparsity is None else 1 - share(self.sparsity)
+
+    @property
+    def stored_as(self) -> Storage:
+        """Form of the file that a sparse network is stored in: ``gap8`` if none was given.
+
+        Raises:
+            InputError: there is no such form.
+        """
+        return Storage.parse(self.storage or "gap8")
+
+    @property
+    def rounds(self) -> bool:
+        """Whether weights are rounded when they are stored."""
+        return self.sparsify != NOTHING and self.stored_as.precision != "fp32"
+
+    @property
+    def sparse_request(self) -> str | None:
+        """How many zeros were asked for, in words; None if a size or nothing was."""
+        if self.sparsify == "nm":
+            return "pattern {}:{}".format(*self.block)
+        return None if self.sparsity is None else f"sparsity {self.sparsity}"
+
+    @property
+    def block(self) -> tuple[int, int]:
+        """N and M of rule nm: 2 and 4 if no pattern was given.
+
+        Raises:
+            InputError: the pattern is malformed.
+        """
+        return block(self.pattern or "2:4")
+
+    @property
     def budget(self) -> Budget:
-        """The budget that is used up.
+        """The budget that is used up; only where channels are cut.
 
         Raises:
             BudgetError: as for :attr:`budgets`.
@@ -175,7 +250,7 @@ def check(config: CompressConfig) -> None:
 
     Raises:
         InputError: an unknown criterion, no budget, several for a method that takes one, blocks or
-            regrowth for others.
+            regrowth for others, settings of another way to make weights zero than the one asked for.
     """
     if config.criterion not in criteria():
         raise InputError(f"criterion {config.criterion!r} is unknown", hint=f"one of {', '.join(sorted(criteria()))}")
@@ -188,3 +263,4 @@ def check(config: CompressConfig) -> None:
         raise InputError(f"method {config.method} does not regrow", hint="leave out -oneshot, or --regrow")
     if config.remove_blocks and config.solver != "joint":
         raise InputError(f"method {config.method} cannot remove blocks", hint="use --method joint")
+    check_sparse(config)

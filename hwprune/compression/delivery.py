@@ -6,9 +6,12 @@ import importlib.metadata
 import platform
 from typing import Any
 
+from hwprune.budget import Budget
 from hwprune.compression.folder import RunFolder
 from hwprune.compression.job import Job
 from hwprune.compression.settle import Window
+from hwprune.compression.sparse import exported_file
+from hwprune.compression.sparse_settings import NOTHING
 from hwprune.compression.stages import caps, finetuned
 from hwprune.deploy import measure_pair, write_bundle
 from hwprune.footprint import footprint
@@ -18,13 +21,15 @@ from hwprune.targets.connection import device_at
 from hwprune.training import save_weights
 
 WINDOW = Window()
+USED_UP = 0.97  # of a file budget; less is worth a remark
+ROUNDING = 1e-9  # of a share
 PACKAGES = ("hwprune", "torch", "onnx", "onnxruntime", "onnxscript", "numpy")
 
 
 def measure_delivery(job: Job, run: RunFolder) -> dict[str, Any]:
     """Measure the delivered engine and the dense one in interleaved rounds, and hold it against the budget."""
-    metric = job.budget.metric
-    record: dict[str, Any] = {"pair": None, "value": None, "limit": run.stage("reach")["limit"]}
+    metric = job.budget.metric if job.cuts else None
+    record: dict[str, Any] = {"pair": None, "value": None, "limit": run.stage("reach")["limit"] if job.cuts else None}
     if job.measurable:
         for rounds in (20, 50):  # what falls outside the window is measured again, longer, and that counts
             pair = measure_pair(run.path / "baseline.onnx", run.path / "model.onnx", job.target, rounds=rounds)
@@ -35,7 +40,7 @@ def measure_delivery(job: Job, run: RunFolder) -> dict[str, Any]:
             record["limit"] = job.budget.resolve(pair.baseline.p50_ms)
             if WINDOW.holds(record["value"] / record["limit"]):
                 break
-    if metric != "latency_ms":
+    if metric is not None and metric != "latency_ms":
         record["value"] = _counted(job, run, metric)
     return record
 
@@ -46,14 +51,41 @@ def _counted(job: Job, run: RunFolder, metric: str) -> float | None:
     return None if value is None else float(value)
 
 
-def _others(job: Job, run: RunFolder) -> list[dict[str, Any]]:
-    """The budgets beside the one that is used up, each held against what was exported."""
-    found = []
+def _budgets(job: Job, run: RunFolder) -> list[dict[str, Any]]:
+    """The budgets that channels were cut for, the one that is used up first, each held against what was exported."""
+    if not job.cuts:
+        return []
+    measured = run.stage("measured")
+    found = [_held(job.budget, measured["limit"], measured["value"])]
     for budget, (metric, limit) in zip(job.config.budgets[1:], caps(job, run).items(), strict=True):
-        value = _counted(job, run, metric)
-        met = None if value is None else value <= limit
-        found.append({"metric": metric, "requested": str(budget), "limit": limit, "measured": value, "met": met})
+        found.append(_held(budget, limit, _counted(job, run, metric)))
     return found
+
+
+def _file_budget(job: Job, run: RunFolder) -> list[dict[str, Any]]:
+    """The budget that zeros were to meet, held against the stored file; none if there is none."""
+    budget = job.config.file_budget
+    if budget is None:
+        return []
+    return [_held(budget, run.stage("finetune")["sparse"]["limit"], run.stage("artifact")["stored_bytes"])]
+
+
+def _held(budget: Budget, limit: float, value: float | None) -> dict[str, Any]:
+    met = None if value is None else value <= limit
+    return {"metric": budget.metric, "requested": str(budget), "limit": limit, "measured": value, "met": met}
+
+
+def _sparse(job: Job, run: RunFolder) -> dict[str, Any] | None:
+    """What became of single weights; None if nothing was to."""
+    if job.config.sparsify == NOTHING:
+        return None
+    stored = {name: run.stage("artifact")[name] for name in ("storage", "stored_bytes", "dense_stored_bytes")}
+    found, asked = run.stage("finetune")["sparse"], job.config.density
+    met = asked is None or found["sparsity"] >= 1 - asked - ROUNDING
+    used = stored["stored_bytes"] / found["limit"] if found["limit"] else 1.0
+    remark = f"The stored file takes {used:.1%} of its budget." if used < USED_UP else None
+    request = {"rule": job.config.sparsify, "requested": job.config.sparse_request, "met": met}
+    return {**request, **found, **stored, "remark": remark}
 
 
 def deliver(job: Job, run: RunFolder) -> None:
@@ -64,11 +96,12 @@ def deliver(job: Job, run: RunFolder) -> None:
     if not (run.path / "bundle").exists():
         write_bundle(
             run.path / "bundle",
-            engine=run.path / "model.onnx",
+            engine=run.path / "model.onnx" if job.config.sparsify == NOTHING else exported_file(run),
             model=model,
             example=_golden(job),
             target=job.target,
             manifest=_manifest(job, run, result),
+            storage=None if job.config.sparsify == NOTHING else job.config.stored_as,
         )
     run.document["result"] = result
     run.document["versions"] = versions()
@@ -101,21 +134,10 @@ def _removed_blocks(job: Job, run: RunFolder) -> list[str]:
 
 def _result(job: Job, run: RunFolder) -> dict[str, Any]:
     dense, settled = run.stage("baseline"), run.stage("settle")
-    done, measured = run.stage("artifact"), run.stage("measured")
-    pair, metric = measured["pair"], job.budget.metric
-    predicted = settled["predicted"]
-    if metric == "latency_ms" and pair is not None and job.budget.relative:
-        predicted *= measured["limit"] / run.stage("reach")["limit"]  # to the speed of the final rounds
-    value, limit, others = measured["value"], measured["limit"], _others(job, run)
-    known = [value is not None, *(other["met"] is not None for other in others)]
-    held = value is not None and value <= limit and all(other["met"] for other in others)
+    done, pair, promise = run.stage("artifact"), run.stage("measured")["pair"], _promise(job, run)
     return {
-        "budget": limit,
-        "budget_metric": metric,
-        "budget_requested": str(job.budget),
-        "predicted": predicted,
-        "measured": value,
-        "predicted_latency_ms": predicted if metric == "latency_ms" else None,
+        **promise,
+        "predicted_latency_ms": promise["predicted"] if promise["budget_metric"] == "latency_ms" else None,
         "measured_latency_ms": pair["candidate"]["p50_ms"] if pair else None,
         "baseline_latency_ms": pair["baseline"]["p50_ms"] if pair else None,
         "latency_ratio": [pair["ratio"], pair["ratio_low"], pair["ratio_high"]] if pair else None,
@@ -134,16 +156,41 @@ def _result(job: Job, run: RunFolder) -> dict[str, Any]:
         "baseline_macs": dense["macs"],
         "blocks": len(job.network.blocks),
         "removed_blocks": _removed_blocks(job, run),
+        "sparse": _sparse(job, run),
         "parity": done["parity"],
         "cut_error": run.stage("finetune")["cut_error"],
-        "budget_met": held if all(known) else None,
-        "other_budgets": others,
-        "budget_used": None if value is None else value / limit,
-        "evidence": "predicted" if value is None else "measured",
         "trials": len(settled["trials"]),
         "attempts": int(run.document.get("attempt", 0)) + 1,
         "bundle": str(run.path / "bundle"),
     }
+
+
+def _promise(job: Job, run: RunFolder) -> dict[str, Any]:
+    """What was asked for, and whether it is so: of several budgets the first by itself, the others in a list."""
+    asked = [*_budgets(job, run), *_file_budget(job, run)]
+    sparse = _sparse(job, run)
+    first = asked[0] if asked else {"metric": None, "requested": None, "limit": None, "measured": None}
+    known = all(one["met"] is not None for one in asked)
+    value, limit = first["measured"], first["limit"]
+    return {
+        "budget": limit,
+        "budget_metric": first["metric"],
+        "budget_requested": first["requested"],
+        "predicted": _predicted(job, run),
+        "measured": value,
+        "budget_met": all(one["met"] for one in (*asked, *([sparse] if sparse else []))) if known else None,
+        "budget_used": None if value is None else value / limit,
+        "other_budgets": asked[1:],
+        "evidence": "predicted" if asked and value is None else "measured",
+    }
+
+
+def _predicted(job: Job, run: RunFolder) -> float | None:
+    """What was predicted of the first budget, at the speed of the final rounds."""
+    predicted, measured = run.stage("settle")["predicted"], run.stage("measured")
+    if job.cuts and job.budget.metric == "latency_ms" and measured["pair"] is not None and job.budget.relative:
+        predicted *= measured["limit"] / run.stage("reach")["limit"]
+    return None if predicted is None else float(predicted)
 
 
 def _memory(job: Job, run: RunFolder) -> dict[str, Any]:
@@ -158,12 +205,9 @@ def _memory(job: Job, run: RunFolder) -> dict[str, Any]:
 
 
 def _manifest(job: Job, run: RunFolder, result: dict[str, Any]) -> dict[str, Any]:
+    asked = {"metric": result["budget_metric"], "requested": result["budget_requested"], "limit": result["budget"]}
     return {
-        "budget": {
-            "metric": result["budget_metric"],
-            "requested": result["budget_requested"],
-            "limit": result["budget"],
-        },
+        "budget": asked if result["budget_metric"] else None,
         "predicted_latency_ms": result["predicted_latency_ms"],
         "measured_latency": result["measured_latency"],
         "baseline_latency": result["baseline_latency"],

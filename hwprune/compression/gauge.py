@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from hwprune.compression.folder import RunFolder
+from hwprune.compression.job import Job
 from hwprune.deploy import export_onnx, measure_memory, measure_pair
 from hwprune.network import trace
 from hwprune.network.forward import Example
@@ -123,3 +125,25 @@ class MacsGauge(Gauge):
     def measure(self, model: nn.Module) -> float:
         """Trace and count."""
         return float(sum(layer.macs for layer in trace(model, self.example, verify=False).layers))
+
+
+def gauge(job: Job, run: RunFolder) -> Gauge:
+    """What the closed loop measures candidates with."""
+    if job.budget.metric == "size_bytes":
+        return SizeGauge(job.example)
+    if job.budget.metric == "memory_bytes":
+        return memory_gauge(job)
+    if job.budget.metric == "macs":
+        return MacsGauge(job.example)
+    dense_ms = run.stage("baseline")["latency"]["p50_ms"]
+    return LatencyGauge(
+        baseline=run.path / "baseline.onnx",
+        baseline_ms=dense_ms if job.budget.relative else None,
+        example=job.example,
+        target=job.target,
+    )
+
+
+def memory_gauge(job: Job) -> MemoryGauge:
+    """What memory is measured with."""
+    return MemoryGauge(job.example, job.target, job.config.weights_in_flash)

@@ -68,8 +68,18 @@ class Job:
 
     @property
     def budget(self) -> Budget:
-        """The budget that was asked for."""
+        """The budget that was asked for, where channels are cut."""
         return self.config.budget
+
+    @property
+    def cuts(self) -> bool:
+        """Whether there is a budget for which channels are cut."""
+        return bool(self.config.budgets)
+
+    @property
+    def teacher(self) -> nn.Module | None:
+        """The dense network, if it is distilled from."""
+        return self.model if self.config.distill > 0 else None
 
     @property
     def measurable(self) -> bool:
@@ -158,7 +168,8 @@ def prepare(
     example = _example(dense, data, config.inputs, target.batch)
     here.share([*dense.parameters(), *dense.buffers()])
     network = here.from_first(lambda: trace(dense, example, head_sizes=config.head_sizes))
-    _check_cuttable(network, progress)
+    if config.budgets:
+        _check_cuttable(network, progress)
     job = Job(
         config=config,
         model=dense,
@@ -228,7 +239,7 @@ def _checked_table(
         table = LatencyTable.load(config.table)
     check_deliverable(target)
     if target.connection == "none":
-        if table is None and config.budget.metric != "latency_ms":
+        if table is None and not (config.budgets and config.budget.metric == "latency_ms"):
             return None
         if table is None:
             raise InputError(

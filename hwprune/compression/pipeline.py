@@ -18,6 +18,7 @@ from hwprune.compression.delivery import WINDOW, deliver, measure_delivery
 from hwprune.compression.folder import RunFolder, cannot_write
 from hwprune.compression.job import Job, prepare
 from hwprune.compression.progress import Progress
+from hwprune.compression.sparse import check_trainable, keep_whole
 from hwprune.errors import ElsewhereError, InputError
 from hwprune.latency import LatencyTable
 from hwprune.training import Data, launched, load_checkpoint, processes, save_checkpoint
@@ -170,7 +171,9 @@ def _prepare(config: CompressConfig, progress: Progress, given: InMemory, run: R
     state, table = None, given.table
     if run is not None:
         state, table = processes().from_first(lambda: _taken_in(run, table))
-    return prepare(config, progress, model=given.model, data=given.data, table=table, state=state)
+    job = prepare(config, progress, model=given.model, data=given.data, table=table, state=state)
+    check_trainable(job)
+    return job
 
 
 def _taken_in(run: RunFolder, table: LatencyTable | None) -> tuple[dict[str, Tensor] | None, LatencyTable | None]:
@@ -182,7 +185,7 @@ def _taken_in(run: RunFolder, table: LatencyTable | None) -> tuple[dict[str, Ten
 
 def _run(job: Job, run: RunFolder) -> Run:
     _by_first(run, lambda: _take_in(job, run))
-    for name in ("baseline", "latency_table", "reach", "explore"):
+    for name in ("baseline", "latency_table", *(("reach", "explore") if job.cuts else ())):
         _stage(run, name, partial(getattr(stages, name), job, run))
     for attempt in range(int(run.document.get("attempt", 0)), ATTEMPTS):
         _attempt(job, run, attempt)
@@ -204,7 +207,7 @@ def _take_in(job: Job, run: RunFolder) -> None:
 
 
 def _attempt(job: Job, run: RunFolder, attempt: int) -> None:
-    _stage(run, "settle", lambda: stages.settle(job, run))
+    _stage(run, "settle", lambda: (stages.settle if job.cuts else keep_whole)(job, run))
     _stage(run, "finetune", lambda: stages.finetune(job, run, attempt))
     _stage(run, "artifact", lambda: stages.artifact(job, run))
     _stage(run, "measured", lambda: measure_delivery(job, run))
@@ -227,7 +230,7 @@ def _correct_from_delivery(job: Job, run: RunFolder) -> bool:
     """Take the delivered engine's own measurement as a trial; whether another attempt is called for."""
     measured, settled = run.stage("measured"), run.stage("settle")
     value = measured.get("value")
-    if value is None or not run.stage("reach")["trials"][1:]:
+    if value is None or not job.cuts or not run.stage("reach")["trials"][1:]:
         return False
     used = value / measured["limit"]
     if WINDOW.holds(used) or (used <= 1 and not settled["inside"]):

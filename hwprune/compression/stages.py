@@ -10,9 +10,12 @@ from torch.optim import Optimizer
 
 from hwprune.budget import Metric, Plan, spell, write_problem
 from hwprune.compression.folder import RunFolder
-from hwprune.compression.gauge import Gauge, LatencyGauge, MacsGauge, MemoryGauge, SizeGauge
+from hwprune.compression.gauge import gauge, memory_gauge
 from hwprune.compression.job import Job
+from hwprune.compression.mask_updates import note_channels
 from hwprune.compression.settle import ClosedLoop, Settlement, Trial, Window, correct
+from hwprune.compression.sparse import as_exported, finetune_sparse, store
+from hwprune.compression.sparse_settings import NOTHING
 from hwprune.deploy import Parity, channel_block, compare, export_onnx, measure_one, predictor
 from hwprune.deploy.engine import Engine
 from hwprune.deploy.profiling import profile_model
@@ -62,17 +65,18 @@ def baseline(job: Job, run: RunFolder) -> dict[str, Any]:
     }
 
 
-def _checked_parity(job: Job, model: nn.Module, engine: Engine) -> Parity:
+def _checked_parity(job: Job, model: nn.Module, engine: Engine, *, rounded: bool = False) -> Parity:
     precision = job.target.precision
     parity = compare(model, engine, job.validation_inputs(PARITY_SAMPLES), precision=precision)
-    parity.check(precision)
+    if not rounded:  # or accuracy has to tell; the bundle is not written unless the engine was the same before that
+        parity.check(precision)
     return parity
 
 
 def latency_table(job: Job, run: RunFolder) -> dict[str, Any]:
     """Put the target's table into the run: the one that was given, or one measured now."""
     path = run.path / "table.json"
-    if job.table is None and (job.budget.metric != "latency_ms" or not job.measurable):
+    if job.table is None and not (job.cuts and job.budget.metric == "latency_ms" and job.measurable):
         return {"file": None, "source": "not needed"}
     if job.table is not None:
         price(job.network, "latency_ms", table=job.table)  # refused now if it lacks a layer, not in the report
@@ -129,28 +133,6 @@ def pricing(job: Job, run: RunFolder) -> Pricing:
     )
 
 
-def gauge(job: Job, run: RunFolder) -> Gauge:
-    """What the closed loop measures candidates with."""
-    if job.budget.metric == "size_bytes":
-        return SizeGauge(job.example)
-    if job.budget.metric == "memory_bytes":
-        return memory_gauge(job)
-    if job.budget.metric == "macs":
-        return MacsGauge(job.example)
-    dense_ms = run.stage("baseline")["latency"]["p50_ms"]
-    return LatencyGauge(
-        baseline=run.path / "baseline.onnx",
-        baseline_ms=dense_ms if job.budget.relative else None,
-        example=job.example,
-        target=job.target,
-    )
-
-
-def memory_gauge(job: Job) -> MemoryGauge:
-    """What memory is measured with."""
-    return MemoryGauge(job.example, job.target, job.config.weights_in_flash)
-
-
 def reach(job: Job, run: RunFolder) -> dict[str, Any]:
     """Resolve the budget, and measure the smallest network before any time goes into training.
 
@@ -170,7 +152,7 @@ def reach(job: Job, run: RunFolder) -> dict[str, Any]:
     if limit >= measured_dense:
         return {"limit": limit, "trials": [_record(Trial(prices.dense, dense, measured_dense))]}
     kept = {group: range(width) for group, width in prices.smallest.items()}
-    measured_least = gauge(job, run).measure(cut(job.model, job.network.cuts(kept)))
+    measured_least = gauge(job, run).measure(as_exported(job, cut(job.model, job.network.cuts(kept))))
     _check_reach(job, limit, measured_least, job.budget.metric)
     trials = [Trial(prices.dense, dense, measured_dense), Trial(prices.smallest, smallest, measured_least)]
     return {"limit": limit, "trials": [_record(trial) for trial in trials]}
@@ -221,6 +203,7 @@ def explore(job: Job, run: RunFolder) -> dict[str, Any]:
         processes().from_first(lambda: _collect(job, model, pruner))
     else:
         _prune_while_training(job, run, model, pruner)
+    note_channels(run, pruner)
     run.keep("explored", {"model": model.state_dict(), "pruner": pruner.state_dict()})
     return {"steps": steps, "widths": pruner.widths}
 
@@ -269,7 +252,7 @@ def _prune_while_training(job: Job, run: RunFolder, model: nn.Module, pruner: Bu
     settings = job.training(epochs=job.config.prune_epochs, constant=True)
     with job.progress.bar("prune while training") as advance:
         hooks = Hooks(after_step, after_epoch, lambda p: advance(p.step, p.steps, f"loss {p.loss:.3f}"))
-        train(model, job.data, job.task, settings, teacher=_teacher(job), hooks=hooks, start=start)
+        train(model, job.data, job.task, settings, teacher=job.teacher, hooks=hooks, start=start)
 
 
 def settle(job: Job, run: RunFolder) -> dict[str, Any]:
@@ -303,7 +286,7 @@ def _announced(job: Job, run: RunFolder, limit: float, pruner: BudgetPruner) -> 
     using = gauge(job, run)
 
     def measure(plan: Plan) -> float:
-        value = using.measure(cut(pruner.model, pruner.complete(plan).cuts))
+        value = using.measure(as_exported(job, cut(pruner.model, pruner.complete(plan).cuts)))
         predicted = plan.used[job.budget.metric]
         run.event("trial", widths=plan.widths, predicted=predicted, measured=value, limit=limit)
         job.progress.say(f"closed loop: measured {value:.4g}, {value / limit:.1%} of the budget")
@@ -333,13 +316,17 @@ def explored(job: Job, run: RunFolder) -> tuple[nn.Module, BudgetPruner]:
 
 def finetune(job: Job, run: RunFolder, attempt: int) -> dict[str, Any]:
     """Cut, check the cut against the masked network, recalibrate batch norms, fine-tune; write the weights."""
-    masked, _ = explored(job, run)
+    masked = explored(job, run)[0] if job.cuts else job.fresh_model()
     plan = run.plan()
     masked.eval()
     smaller = cut(masked, plan.cuts)
     report = verify_cut(masked, smaller, job.network, plan.kept, job.example)
+    record = {"cut_error": report.max_relative_error, "parameters": report.parameters}
     settings = job.training(epochs=job.config.epochs)
-    recalibrate_batchnorm(smaller, job.data, job.task, config=settings)
+    if job.cuts:
+        recalibrate_batchnorm(smaller, job.data, job.task, config=settings)
+    if job.config.sparsify != NOTHING:
+        return {**record, "sparse": finetune_sparse(job, run, smaller, attempt)}
     saved = run.kept(f"finetune-{attempt}", optional=True)
     start = None if saved is None else TrainState.from_tree(saved)
 
@@ -349,9 +336,9 @@ def finetune(job: Job, run: RunFolder, attempt: int) -> dict[str, Any]:
 
     with job.progress.bar("fine-tune") as advance:
         hooks = Hooks(None, after_epoch, lambda p: advance(p.step, p.steps, f"loss {p.loss:.3f}"))
-        train(smaller, job.data, job.task, settings, teacher=_teacher(job), hooks=hooks, start=start)
+        train(smaller, job.data, job.task, settings, teacher=job.teacher, hooks=hooks, start=start)
     run.keep("finetuned", smaller.state_dict())
-    return {"cut_error": report.max_relative_error, "parameters": report.parameters}
+    return record
 
 
 def finetuned(job: Job, run: RunFolder) -> nn.Module:
@@ -366,11 +353,14 @@ def artifact(job: Job, run: RunFolder) -> dict[str, Any]:
     job.progress.say("compressed network: exporting and verifying")
     model = finetuned(job, run)
     path = run.path / "model.onnx"
-    info = export_onnx(model, job.example, path)
-    record: dict[str, Any] = {"size_bytes": info.size_bytes, "memory_bytes": None, "parity": None}
+    record: dict[str, Any] = {"memory_bytes": None, "parity": None}
+    if job.config.sparsify == NOTHING:
+        record["size_bytes"] = export_onnx(model, job.example, path).size_bytes
+    else:
+        record |= store(job, run, model)
     if job.measurable:
         engine = job.runtime.open(path, job.target)
-        record["parity"] = _checked_parity(job, model, engine).to_dict()
+        record["parity"] = _checked_parity(job, model, engine, rounded=job.config.rounds).to_dict()
         record["memory_bytes"] = memory_gauge(job).weigh(path)
         record["accuracy"] = evaluate(predictor(engine), job.data, job.task)
         record["accuracy_of"] = "exported engine"
@@ -379,10 +369,6 @@ def artifact(job: Job, run: RunFolder) -> dict[str, Any]:
         record["accuracy_of"] = "torch model"
     record["source_accuracy"] = evaluate_model(model, job.data, job.task)
     return record
-
-
-def _teacher(job: Job) -> nn.Module | None:
-    return job.model if job.config.distill > 0 else None
 
 
 def _trials(run: RunFolder) -> list[Trial]:

@@ -11,6 +11,13 @@ Both are made from the document of a run (``run.json``) alone; the page also sho
     ``parameters``, ``macs``, ``size_bytes``, each also with ``baseline_``; ``memory_of`` (``activations``, or
     ``weights and activations``), ``predicted_memory_bytes``, ``measured_memory_bytes``,
     ``baseline_memory_bytes``. A number that is not known is None.
+    Without a budget ``budget``, ``budget_metric`` and the like are None. ``sparse`` is None, or ``rule``,
+    ``requested``, ``met``, ``sparsity``, ``weights``, ``zeros``, ``densities`` and ``left_out`` (weight → share, or
+    reason), ``storage``, ``stored_bytes``, ``dense_stored_bytes``, ``limit``, ``zeroed_to_fit``, ``remark``; with
+    recovery also ``accuracy_before_recovery`` and ``accuracy_after_recovery``.
+``mask_updates``
+    may be absent; ``weights``: what :class:`hwprune.regrow.MaskUpdate` says, update by update; ``channels``:
+    ``{"epoch", "widths"}``; ``grown``: ``{"call", "grown", "explored"}``.
 ``groups``
     ``{"name", "channels", "kept", "frozen"}`` per channel group; ``frozen`` is the reason or None.
 ``layers``

@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from hwprune.report.quantities import quantity
@@ -69,6 +70,44 @@ def history(epochs: Sequence[Mapping[str, Any]], metric: str) -> str:
         right = axes.twinx()
         right.plot([place for place, _ in scored], [value for _, value in scored], color=AFTER, marker=".")
         right.set_ylabel(metric, color=AFTER)
+    return _uri(figure)
+
+
+@_styled
+def masks(shares: Mapping[str, Sequence[float]], times: Sequence[int], of: str, time: str) -> str:
+    """What share of every layer or group is active, from one update of the masks to the next.
+
+    Args:
+        shares: name → share after every update, 0 to 1.
+        times: of the updates.
+        of: what there is a share of.
+        time: unit of the times.
+    """
+    names = list(shares)[:MOST_BARS]
+    figure, axes = _bars(names)
+    colours = LinearSegmentedColormap.from_list("active", ["#ffffff", AFTER])
+    picture = axes.imshow([shares[name] for name in names], aspect="auto", cmap=colours, vmin=0, vmax=1)
+    every = max(1, len(times) // 8)
+    axes.set_xticks(range(0, len(times), every), [str(one) for one in times[::every]])
+    axes.set_xlabel(f"{time}; colour: part of the {of} that is active")
+    figure.colorbar(picture, ax=axes)
+    return _uri(figure)
+
+
+@_styled
+def exchange(updates: Sequence[Mapping[str, Any]]) -> str:
+    """How much of the masks every update left as it was, and how much of what was grown survived the next one."""
+    figure, axes = _lines()
+    steps = [update["step"] for update in updates]
+    axes.plot(steps, [update["iou"] for update in updates], color=AFTER, marker=".", label="overlap of masks (IoU)")
+    axes.plot(steps, [update["density"] for update in updates], color=BEFORE, marker=".", label="density")
+    survived = [(update["step"], update["survived"]) for update in updates if update["survived"] is not None]
+    if survived:
+        places, values = zip(*survived, strict=True)
+        axes.plot(places, values, color=LIMIT, marker=".", label="grown weights that survived")
+    axes.set_xlabel("step")
+    axes.set_ylim(0, 1.05)
+    axes.legend(frameon=False)
     return _uri(figure)
 
 

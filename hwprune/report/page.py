@@ -12,7 +12,7 @@ from hwprune.files import write_atomic
 from hwprune.report import figures
 from hwprune.report.html import rendered
 from hwprune.report.quantities import quantity
-from hwprune.report.summary import summary_rows, verdict
+from hwprune.report.summary import remarks, summary_rows, verdict
 
 
 def html_report(document: Mapping[str, Any], history: Sequence[Mapping[str, Any]] = ()) -> str:
@@ -31,6 +31,8 @@ def html_report(document: Mapping[str, Any], history: Sequence[Mapping[str, Any]
         model=document["config"]["model"],
         rows=summary_rows(result),
         verdict=verdict(result),
+        remarks=remarks(result),
+        sparse=result.get("sparse"),
         kept=result["budget_met"],
         groups=groups,
         layers=layers,
@@ -45,9 +47,28 @@ def html_report(document: Mapping[str, Any], history: Sequence[Mapping[str, Any]
             "layers": figures.layers(layers) if layers else None,
             "epochs": figures.history(epochs, result["metric"]) if epochs else None,
             "trials": figures.trials(trials, result["budget"], metric) if trials else None,
+            **_mask_pictures(document.get("mask_updates") or {}, groups),
         },
+        grown=(document.get("mask_updates") or {}).get("grown"),
         facts={name: document.get(name) or {} for name in ("config", "device", "versions")},
     )
+
+
+def _mask_pictures(updates: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> dict[str, str | None]:
+    """What became of single weights and of channels, update by update."""
+    weights, channels = updates.get("weights"), updates.get("channels")
+    pictures: dict[str, str | None] = dict.fromkeys(("densities", "exchange", "widths over time"))
+    if weights:
+        shares = {name: [update["densities"][name] for update in weights] for name in weights[0]["densities"]}
+        steps = [update["step"] for update in weights]
+        pictures["densities"] = figures.masks(shares, steps, "weights", "step of fine-tuning")
+        pictures["exchange"] = figures.exchange(weights)
+    if channels:
+        whole = {group["name"]: group["channels"] for group in groups}
+        shares = {name: [one["widths"][name] / whole[name] for one in channels] for name in channels[0]["widths"]}
+        epochs = [one["epoch"] for one in channels]
+        pictures["widths over time"] = figures.masks(shares, epochs, "channels", "epoch that pruned")
+    return pictures
 
 
 def write_report(run: Path, output: Path | None = None) -> Path:

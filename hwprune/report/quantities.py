@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_UNKNOWN = "–"
+UNKNOWN = "–"
 
 
 def quantity(metric: str, value: float | None) -> str:
@@ -14,7 +14,7 @@ def quantity(metric: str, value: float | None) -> str:
         value: None is shown as a dash.
     """
     if value is None:
-        return _UNKNOWN
+        return UNKNOWN
     if metric == "latency_ms":
         return f"{value:.4g} ms"
     if metric in ("size_bytes", "memory_bytes"):
@@ -29,12 +29,12 @@ def quantity(metric: str, value: float | None) -> str:
 def change(metric: str, before: float | None, after: float | None) -> str:
     """How ``after`` stands to ``before``: in points for accuracy, otherwise as a factor."""
     if before is None or after is None:
-        return _UNKNOWN
+        return UNKNOWN
     if metric == "accuracy":
         return f"{100 * (after - before):+.2f} points"
     if metric not in ("latency_ms", "size_bytes", "memory_bytes", "macs", "parameters"):
         return f"{after - before:+.4g}"
-    return f"{after / before:.3g}×" if before else _UNKNOWN
+    return f"{after / before:.3g}×" if before else UNKNOWN
 
 
 def _scaled(value: float, steps: tuple[tuple[float, str], ...], unit: str) -> str:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hwprune.report.quantities import change, quantity
+from hwprune.report.quantities import UNKNOWN, change, quantity
 
 MOST_NAMES = 3  # of removed blocks
 
@@ -51,6 +51,8 @@ def summary_rows(result: Mapping[str, Any]) -> list[Row]:
         rows.append(
             Row("residual blocks", str(result["blocks"]), left, f"without {', '.join(gone[:MOST_NAMES])}{rest}")
         )
+    if sparse := result.get("sparse"):
+        rows += _sparse_rows(sparse)
     memory = "activation memory" if result["memory_of"] == "activations" else "memory"
     before, after = result["baseline_memory_bytes"], result["measured_memory_bytes"]
     rows.append(_row(f"{memory}, measured", "memory_bytes", before, after))
@@ -61,6 +63,24 @@ def summary_rows(result: Mapping[str, Any]) -> list[Row]:
 
 def verdict(result: Mapping[str, Any]) -> str:
     """The promise, and whether it was kept."""
+    said = [] if result["budget_metric"] is None else [_first(result), *map(_other, result.get("other_budgets", ()))]
+    sparse = result.get("sparse")
+    if sparse and sparse["requested"]:
+        said.append(f"{sparse['requested']}: {'met' if sparse['met'] else 'MISSED'}, {sparse['sparsity']:.2%} are zero")
+    return "; ".join(said)
+
+
+def remarks(result: Mapping[str, Any]) -> list[str]:
+    """What else is to be known about the result, in sentences."""
+    sparse = result.get("sparse")
+    if not sparse:
+        return []
+    said = ["Zeros make the stored file smaller, not a dense runtime faster."]
+    return said + ([sparse["remark"]] if sparse.get("remark") else [])
+
+
+def _first(result: Mapping[str, Any]) -> str:
+    """The promise of the budget that was used up."""
     metric, requested = result["budget_metric"], result["budget_requested"]
     limit = quantity(metric, result["budget"])
     promise = f"budget {limit}" if str(requested) == limit else f"budget {limit} ({requested})"
@@ -68,8 +88,7 @@ def verdict(result: Mapping[str, Any]) -> str:
         predicted = quantity(metric, result["predicted"])
         return f"{promise}: {predicted} predicted, not measured; hwprune bench on the device completes it"
     kept = "met" if result["budget_used"] <= 1 else "MISSED"
-    said = f"{promise}: {kept}, {quantity(metric, result['measured'])} measured, {result['budget_used']:.1%} of it"
-    return "; ".join([said, *map(_other, result.get("other_budgets", ()))])
+    return f"{promise}: {kept}, {quantity(metric, result['measured'])} measured, {result['budget_used']:.1%} of it"
 
 
 def _other(budget: Mapping[str, Any]) -> str:
@@ -85,7 +104,8 @@ def summary_table(document: Mapping[str, Any]) -> Table:
         document: of a finished run; see :mod:`hwprune.report`.
     """
     result = document["result"]
-    table = Table(title=Text(str(document["config"]["model"])), caption=Text(verdict(result)), caption_justify="left")
+    caption = Text("\n".join([verdict(result), *remarks(result)]))
+    table = Table(title=Text(str(document["config"]["model"])), caption=caption, caption_justify="left")
     table.add_column("")
     for heading in ("before", "after", "change"):
         table.add_column(heading, justify="right")
@@ -101,6 +121,14 @@ def render_text(document: Mapping[str, Any], *, width: int = 100) -> str:
     output = console.file
     assert isinstance(output, io.StringIO)
     return output.getvalue().rstrip("\n")
+
+
+def _sparse_rows(sparse: Mapping[str, Any]) -> list[Row]:
+    """Zeros, what they save in the stored file, and what recovery did."""
+    rows = [Row("weights that are zero", UNKNOWN, f"{sparse['sparsity']:.2%}", str(sparse["rule"]))]
+    name = f"stored file ({sparse['storage']})"
+    rows.append(_row(name, "size_bytes", sparse["dense_stored_bytes"], sparse["stored_bytes"]))
+    return rows
 
 
 def _row(name: str, metric: str, before: float | None, after: float | None) -> Row:

@@ -52,11 +52,14 @@ class Hooks:
             still there.
         on_epoch: called with a copy of the state after every epoch; raising from it stops the training.
         on_progress: called after every step.
+        on_start: called once before the first step with the bare model, on its device, and its optimizer, after a state
+            that is continued from was restored.
     """
 
     on_step: Callable[[nn.Module, Optimizer], None] | None = None
     on_epoch: Callable[[TrainState], None] | None = None
     on_progress: Callable[[Progress], None] | None = None
+    on_start: Callable[[nn.Module, Optimizer], None] | None = None
 
 
 def train(
@@ -134,6 +137,8 @@ class _Loop:
         if start:
             _restore(self.model, self.optimizer, start)
         here.share([*self.model.parameters(), *self.model.buffers()])
+        if self.hooks.on_start:
+            self.hooks.on_start(self.model, self.optimizer)
         state = start or _snapshot(0, self.model, self.optimizer, [])
         with ExitStack() as stack:
             if teacher is not None and self.config.distill_weight > 0:

@@ -16,7 +16,7 @@ import onnx
 from torch import nn
 
 from hwprune import device_runner
-from hwprune.compression import CompressConfig, gauge, stages
+from hwprune.compression import CompressConfig, gauge, sparse, stages, stored_file
 from hwprune.deploy import export_onnx
 from hwprune.deploy.export import OnnxInfo
 from hwprune.engines import onnxruntime_engine
@@ -136,8 +136,7 @@ def made_up_device(exports: Path, measure: Clock) -> list[Any]:
         self.model = model
 
     return [
-        mock.patch.object(stages, "export_onnx", export),
-        mock.patch.object(gauge, "export_onnx", export),
+        *(mock.patch.object(place, "export_onnx", export) for place in (stages, gauge, sparse, stored_file)),
         mock.patch.object(engine, "__init__", init),
         mock.patch.object(engine, "bind", lambda self, feeds: Call(self.model)),
         mock.patch.object(engine, "kernels", lambda self: Call(self.model).kernels()),

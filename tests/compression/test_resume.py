@@ -170,7 +170,7 @@ def test_killed_in_every_stage_of_iee_and_resumed(tmp_path: Path, device: Any, e
     whole, run = tmp_path / "whole", tmp_path / "killed"
     with device():
         compress(config(whole, **settings))
-    worker = Path(__file__).parent / "explore_kill_worker.py"
+    worker = Path(__file__).parent / "step_kill_worker.py"
     ended = subprocess.run(
         [sys.executable, worker, run, exports, json.dumps(settings), json.dumps(stops)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},

@@ -335,3 +335,61 @@ def test_unfinished_run(run):
 def test_place_that_cannot_be_written(run):
     with pytest.raises(InputError, match="cannot write"):
         write_report(run, run / "missing" / "page.html")
+
+
+SPARSE = {
+    "rule": "granet",
+    "requested": "sparsity 90%",
+    "met": True,
+    "sparsity": 0.9012,
+    "weights": 1000,
+    "zeros": 901,
+    "densities": {"stem.weight": 0.25, HOSTILE: 0.0125},
+    "left_out": {"pos_embed": "excluded by name"},
+    "storage": "gap8-int8",
+    "stored_bytes": 12_340,
+    "dense_stored_bytes": 123_400,
+    "remark": "The stored file takes 61.7% of its budget.",
+}
+
+
+def test_zeros_and_the_file_they_are_stored_in():
+    said = " ".join(render_text(with_result(sparse=SPARSE, other_budgets=[])).split())
+    for part in (
+        "90.12%",
+        "granet",
+        "stored file (gap8-int8)",
+        "12.34 kB",
+        "0.1×",
+        "sparsity 90%: met, 90.12% are zero",
+    ):
+        assert part in said
+    assert "smaller, not a dense runtime faster" in said
+    assert "61.7% of its budget" in said
+    alone = with_result(sparse=SPARSE, budget=None, budget_metric=None, budget_used=None, measured=None)
+    alone["stages"]["settle"]["trials"] = []  # nothing was cut
+    assert "budget 2" not in render_text(alone)
+    page = Page(html_report(alone))
+    assert ["stem.weight", "25.00"] in page.rows
+    assert [HOSTILE, "1.25"] in page.rows
+    assert ["pos_embed", "excluded by name"] in page.rows
+    assert not any(tag == "script" for tag, _ in page.tags)
+
+
+def test_masks_over_time_are_drawn():
+    names = ["stem.weight", HOSTILE]
+    weights = [
+        {"step": 10 * turn, "density": 0.5, "densities": dict.fromkeys(names, 0.5), "iou": 0.9, "survived": survived}
+        for turn, survived in ((1, None), (2, 0.75), (3, 0.8))
+    ]
+    channels = [{"epoch": epoch, "widths": {"stem": 32 - 8 * epoch}} for epoch in (1, 2)]
+    grown = [{"call": 9, "grown": 3, "explored": 20}]
+    document = {**DOCUMENT, "mask_updates": {"weights": weights, "channels": channels, "grown": grown}}
+    page = Page(html_report(document, HISTORY))
+    found = [words(picture) for picture in pictures(page)]
+    assert len(found) == len(pictures(Page(html_report(DOCUMENT, HISTORY)))) + 3
+    (overlap,) = (said for said in found if "overlap of masks (IoU)" in said)
+    assert "grown weights that survived" in overlap
+    assert any(any("step of fine-tuning" in one for one in said) and HOSTILE in said for said in found)
+    assert any(any("epoch that pruned" in one for one in said) and "stem" in said for said in found)
+    assert ["9", "3", "20"] in page.rows

@@ -140,6 +140,24 @@ def test_what_on_step_writes_into_the_weights_stays():
     assert not state.model["0.weight"][0].any()
 
 
+def test_on_start_comes_before_the_first_step_and_after_what_is_restored():
+    model, seen = small_net(), []
+
+    def on_start(inner, optimizer):
+        seen.append((inner is model, inner[0].weight.detach().clone(), len(optimizer.state)))
+        with torch.no_grad():
+            inner[0].weight[0] = 0
+
+    before = model[0].weight.detach().clone()
+    state = train(model, blob_data(), TASK, config(epochs=0), hooks=Hooks(on_start=on_start))
+    assert not state.model["0.weight"][0].any()  # what it changes is part of the state
+    state = train(model, blob_data(), TASK, config(epochs=1))
+    train(small_net(), blob_data(), TASK, config(epochs=1), hooks=Hooks(on_start=on_start), start=state)
+    assert [(bare, bool(remembered)) for bare, _, remembered in seen] == [(True, False), (False, True)]
+    assert torch.equal(seen[0][1], before)
+    assert torch.equal(seen[1][1], state.model["0.weight"])
+
+
 def test_states_are_copies():
     states, model = [], small_net()
     train(model, blob_data(), TASK, config(epochs=2), hooks=Hooks(on_epoch=states.append))
