@@ -81,6 +81,10 @@ def command(
     initial_density: Annotated[
         float | None, typer.Option(help="Of granet: share of weights it starts with; all if absent.")
     ] = None,
+    stay_dense: Annotated[
+        list[str] | None,
+        typer.Option(help="Weights or layers without zeros, such as *pos_embed or fc; several: once for each."),
+    ] = None,
     storage: Annotated[
         str | None, typer.Option(help="Form of the sparse file: gap8, bitmask, onnx, dense; gap8-int8-xz and the like.")
     ] = None,

@@ -71,16 +71,20 @@ def masks_over(model: nn.Module, config: CompressConfig) -> SparseMasks:
     """
     if config.sparsify == "nm":
         n, m = config.block
-        return SparseMasks(model, refuses=NM(steps=1, n=n, m=m).refuses)
+        return SparseMasks(model, exclude=config.stay_dense, refuses=NM(steps=1, n=n, m=m).refuses)
     return SparseMasks(model, exclude=left_dense(model, config))
 
 
 def left_dense(model: nn.Module, config: CompressConfig) -> list[str]:
-    """Weights that recovery by means cannot stand for: all but those of torch's own convolutions and linear layers."""
+    """Patterns of names: those that were asked for, and weights that recovery by means cannot stand for.
+
+    These are all but those of torch's own convolutions and linear layers.
+    """
     if config.sparsify != RECOVERABLE:
-        return []
+        return list(config.stay_dense)
     layers = {id(module.weight) for module in model.modules() if type(module) in LAYERS}
-    return [name for name, value in model.named_parameters() if value.ndim >= 2 and id(value) not in layers]
+    others = (name for name, value in model.named_parameters() if value.ndim >= 2 and id(value) not in layers)
+    return [*config.stay_dense, *others]
 
 
 def thinned(model: nn.Module, count: int, config: CompressConfig) -> SparseNetwork:

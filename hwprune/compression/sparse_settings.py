@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from hwprune.compression.config import CompressConfig
 
 NOTHING: Final = "none"
-_ONLY_SPARSE = ("sparsity", "pattern", "initial_density", "storage")
+_ONLY_SPARSE = ("sparsity", "pattern", "initial_density", "stay_dense", "storage")
 _CHOOSE = "give --sparsity 0.9 (share of zeros), or --size 200kB, which zeros then meet"
 
 
@@ -50,7 +50,7 @@ def check_sparse(config: CompressConfig) -> None:
     """
     rule = config.sparsify
     if rule == NOTHING:
-        given = [f"--{name.replace('_', '-')}" for name in _ONLY_SPARSE if getattr(config, name) is not None]
+        given = [f"--{name.replace('_', '-')}" for name in _ONLY_SPARSE if getattr(config, name)]
         if given:
             raise InputError(
                 f"{', '.join(given)}: nothing becomes sparse", hint="choose a rule with --sparsify, such as gmp"

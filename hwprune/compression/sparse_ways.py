@@ -104,11 +104,12 @@ class ByRule(Way):
 
     def __init__(self, job: Job, model: nn.Module, density: float) -> None:
         super().__init__(model, job.task)
-        self._rule, self._seed = rule_for(job.config, steps_of(job), density), job.config.seed
+        self._rule, self._config = rule_for(job.config, steps_of(job), density), job.config
 
     def start(self, optimizer: Optimizer, saved: Any) -> None:
         """Put on the first masks, or those that were saved."""
-        self._pruner = SparsePruner(self.model, optimizer, self._rule, seed=self._seed)
+        exclude = self._config.stay_dense
+        self._pruner = SparsePruner(self.model, optimizer, self._rule, exclude=exclude, seed=self._config.seed)
         if saved is not None:
             self._pruner.load_state_dict(saved)
 
@@ -149,7 +150,7 @@ class Bidirectional(Way):
 
     def start(self, optimizer: Optimizer, saved: Any) -> None:
         """Measure what weights are worth and prune; or take over what was saved."""
-        dense = DenseReference(self.model)
+        dense = DenseReference(self.model, exclude=self._job.config.stay_dense)
         if saved is None:
             measured = processes().from_first(lambda: self._measured(dense))
             self._run.keep(REFERENCE, measured)

@@ -67,6 +67,19 @@ def test_every_way_leaves_as_many_zeros_as_it_says(tmp_path: Path, device: Any, 
     np.testing.assert_allclose(found, model(images).detach().numpy(), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_to_stay_dense_has_no_zeros(tmp_path: Path, device: Any, way: str) -> None:
+    with device():
+        run = compress(config(tmp_path / "run", sparsify=way, stay_dense=("f?",), epochs=4, **amount(way)))
+    sparse = run.result["sparse"]
+    assert "fc.weight" in sparse["left_out"]
+    assert "fc.weight" not in sparse["densities"]
+    assert way == "nm" or sparse["weights"] == WEIGHTS - tiny.build().fc.weight.numel()
+    assert zeros_in(run.path / "model.onnx") == sparse["zeros"] > 0
+    with pytest.raises(ModelError, match="exclude"):
+        compress(config(tmp_path / "other", sparsify=way, stay_dense=("nothing*",), epochs=4, **amount(way)))
+
+
 def test_a_pattern_is_one_in_the_exported_weights(tmp_path: Path, device: Any) -> None:
     with device():
         run = compress(config(tmp_path / "run", sparsify="nm", pattern="1:4", epochs=2))
