@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test setup lint unit clean
+.PHONY: demo test setup lint unit unit-first unit-second clean
 
 demo: setup
 	rm -rf demo
@@ -24,9 +24,19 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Other people's models bring libraries with threads of their own: they have a process for themselves.
+# Two halves side by side, on one processor each. Other people's models bring libraries with threads of their own: they
+# have a process for themselves.
+FIRST := $(addprefix tests/,budget cli compression pruning regrow report saliency training)
+SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync)
+
 unit: setup $(VENV)/zoo/.ready
-	$(BIN)/python -m pytest --ignore tests/network
+	OMP_NUM_THREADS=1 $(MAKE) --jobs 2 $(SYNC) unit-first unit-second
+
+unit-first:
+	$(BIN)/python -m pytest $(FIRST)
+
+unit-second:
+	$(BIN)/python -m pytest tests $(addprefix --ignore=,tests/network $(FIRST))
 	$(BIN)/python -m pytest tests/network
 
 # timm and transformers, for tests of other people's models alone; without their dependencies, which would bring another
