@@ -74,10 +74,12 @@ def switches() -> int:
 def waited_ns() -> int | None:
     """Nanoseconds that threads of this process were ready to run while others had the processors (Linux tells)."""
     try:
-        told = [Path(entry.path, "schedstat").read_text().split()[1] for entry in os.scandir("/proc/self/task")]
-    except (OSError, IndexError):  # another system, or a thread that has just ended
+        threads = os.listdir("/proc/self/task")
+    except OSError:  # another system
         return None
-    return sum(map(int, told))
+    words = [_text(f"/proc/self/task/{thread}/schedstat").split() for thread in threads]
+    told = [int(numbers[1]) for numbers in words if len(numbers) > 1]  # a thread may have ended since
+    return sum(told) if told else None
 
 
 def _used() -> tuple[float, float] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -74,6 +75,7 @@ def programs(monkeypatch: pytest.MonkeyPatch, **outputs: str) -> list[list[str]]
 
 
 def test_a_gpu_is_asked_for_only_where_it_runs_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    platform.platform()  # the standard library asks programs of its own, once
     asked = programs(monkeypatch, nvidia_smi=H100, nvpmodel="NV Power Mode: MAXN\n0\n")
     assert "gpu" not in device_facts.identity()
     found = device_facts.identity(gpu=True)

@@ -367,6 +367,13 @@ def test_waiting_is_seen() -> None:
     assert max(told) - before > 100 * MS
 
 
+@pytest.mark.skipif(device_facts.waited_ns() is None, reason="this system does not tell how long threads waited")
+def test_threads_that_have_just_ended_do_not_hide_how_long_others_waited(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda path: [*listed(path), "0"])  # no thread has this number
+    assert device_facts.waited_ns() is not None
+
+
 def test_what_others_did_is_noted_per_attempt(clock: FakeTime, monkeypatch: pytest.MonkeyPatch) -> None:
     begun = []
 
