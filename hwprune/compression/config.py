@@ -97,8 +97,9 @@ class CompressConfig(BaseModel):
     initial_density: float | None = Field(
         default=None, gt=0, le=1, description="of granet: share of the weights that it starts with; all if absent"
     )
-    stay_dense: tuple[str, ...] = Field(
-        default=(), description="weights or layers of which nothing becomes zero; * and ? stand for others: *pos_embed"
+    stay_dense: tuple[str, ...] | None = Field(
+        default=None,
+        description="weights or layers of which nothing becomes zero; * and ? stand for others: *pos_embed",
     )
     storage: str | None = Field(
         default=None, description="form of the sparse file: dense, bitmask, gap8 or onnx, with -fp16, -int8, -zlib, -xz"

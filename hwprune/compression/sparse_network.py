@@ -71,7 +71,7 @@ def masks_over(model: nn.Module, config: CompressConfig) -> SparseMasks:
     """
     if config.sparsify == "nm":
         n, m = config.block
-        return SparseMasks(model, exclude=config.stay_dense, refuses=NM(steps=1, n=n, m=m).refuses)
+        return SparseMasks(model, exclude=config.stay_dense or (), refuses=NM(steps=1, n=n, m=m).refuses)
     return SparseMasks(model, exclude=left_dense(model, config))
 
 
@@ -81,10 +81,10 @@ def left_dense(model: nn.Module, config: CompressConfig) -> list[str]:
     These are all but those of torch's own convolutions and linear layers.
     """
     if config.sparsify != RECOVERABLE:
-        return list(config.stay_dense)
+        return list(config.stay_dense or ())
     layers = {id(module.weight) for module in model.modules() if type(module) in LAYERS}
     others = (name for name, value in model.named_parameters() if value.ndim >= 2 and id(value) not in layers)
-    return [*config.stay_dense, *others]
+    return [*(config.stay_dense or ()), *others]
 
 
 def thinned(model: nn.Module, count: int, config: CompressConfig) -> SparseNetwork:

@@ -108,7 +108,7 @@ class ByRule(Way):
 
     def start(self, optimizer: Optimizer, saved: Any) -> None:
         """Put on the first masks, or those that were saved."""
-        exclude = self._config.stay_dense
+        exclude = self._config.stay_dense or ()
         self._pruner = SparsePruner(self.model, optimizer, self._rule, exclude=exclude, seed=self._config.seed)
         if saved is not None:
             self._pruner.load_state_dict(saved)
@@ -150,7 +150,7 @@ class Bidirectional(Way):
 
     def start(self, optimizer: Optimizer, saved: Any) -> None:
         """Measure what weights are worth and prune; or take over what was saved."""
-        dense = DenseReference(self.model, exclude=self._job.config.stay_dense)
+        dense = DenseReference(self.model, exclude=self._job.config.stay_dense or ())
         if saved is None:
             measured = processes().from_first(lambda: self._measured(dense))
             self._run.keep(REFERENCE, measured)
