@@ -134,7 +134,8 @@ def _removed_blocks(job: Job, run: RunFolder) -> list[str]:
 
 def _result(job: Job, run: RunFolder) -> dict[str, Any]:
     dense, settled = run.stage("baseline"), run.stage("settle")
-    done, pair, promise = run.stage("artifact"), run.stage("measured")["pair"], _promise(job, run)
+    done, pair, sparse = run.stage("artifact"), run.stage("measured")["pair"], _sparse(job, run)
+    promise = _promise(job, run, sparse)
     return {
         **promise,
         "predicted_latency_ms": promise["predicted"] if promise["budget_metric"] == "latency_ms" else None,
@@ -156,7 +157,7 @@ def _result(job: Job, run: RunFolder) -> dict[str, Any]:
         "baseline_macs": dense["macs"],
         "blocks": len(job.network.blocks),
         "removed_blocks": _removed_blocks(job, run),
-        "sparse": _sparse(job, run),
+        "sparse": sparse,
         "parity": done["parity"],
         "cut_error": run.stage("finetune")["cut_error"],
         "trials": len(settled["trials"]),
@@ -165,10 +166,9 @@ def _result(job: Job, run: RunFolder) -> dict[str, Any]:
     }
 
 
-def _promise(job: Job, run: RunFolder) -> dict[str, Any]:
+def _promise(job: Job, run: RunFolder, sparse: dict[str, Any] | None) -> dict[str, Any]:
     """What was asked for, and whether it is so: of several budgets the first by itself, the others in a list."""
     asked = [*_budgets(job, run), *_file_budget(job, run)]
-    sparse = _sparse(job, run)
     first = asked[0] if asked else {"metric": None, "requested": None, "limit": None, "measured": None}
     known = all(one["met"] is not None for one in asked)
     value, limit = first["measured"], first["limit"]

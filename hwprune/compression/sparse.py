@@ -69,7 +69,7 @@ def finetune_sparse(job: Job, run: RunFolder, model: nn.Module, attempt: int) ->
     density = settings.density if limit is None else _density_for(job, run, model, limit, attempt)
     assert density is not None, "checked with the settings"
     way = way_for(job, model, density, run)
-    _train(job, run, way, attempt)
+    train_by(job, run, way, attempt)
     note_weights(run, way.updates)
 
     def finished() -> dict[str, Any]:
@@ -135,7 +135,15 @@ def _most(job: Job, model: nn.Module, limit: float, count: int) -> int:
     return most_inside(lambda kept: stored_bytes(job, thinned(model, kept, job.config).exported), limit, count)
 
 
-def _train(job: Job, run: RunFolder, way: Way, attempt: int) -> None:
+def train_by(job: Job, run: RunFolder, way: Way, attempt: int) -> None:
+    """Fine-tune a network in some way, from the last epoch of this attempt that was kept.
+
+    Args:
+        job: gives data and settings.
+        run: where epochs are noted and kept.
+        way: has the network, and makes it sparse if that was asked for.
+        attempt: of the closed loop.
+    """
     saved = run.kept(f"finetune-{attempt}", optional=True) or {"training": None, "way": None}
     start = None if saved["training"] is None else TrainState.from_tree(saved["training"])
 
@@ -149,7 +157,8 @@ def _train(job: Job, run: RunFolder, way: Way, attempt: int) -> None:
         run.epoch_event("epoch", **event)
         run.keep(f"finetune-{attempt}", {"training": state.to_tree(), "way": way.state_dict()})
 
-    with job.progress.bar(f"fine-tune, {job.config.sparsify}") as advance:
+    rule = job.config.sparsify
+    with job.progress.bar("fine-tune" if rule == NOTHING else f"fine-tune, {rule}") as advance:
         hooks = Hooks(
             on_start=on_start,
             on_step=lambda *_: way.step(),

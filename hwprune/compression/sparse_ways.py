@@ -86,7 +86,7 @@ class Way(ABC):
 
 
 class Unpruned(Way):
-    """Nothing has to become zero: the stored file of the dense network is inside its budget."""
+    """Nothing has to become zero: nobody asked for it, or the dense network's stored file is inside its budget."""
 
     def start(self, optimizer: Optimizer, saved: Any) -> None:
         """Nothing to do."""
@@ -99,8 +99,29 @@ class Unpruned(Way):
         return {}
 
 
-class ByRule(Way):
+class Pruned(Way):
+    """Masks over single weights, changed by a pruner."""
+
+    _pruner: SparsePruner | BidirectionalPruner
+
+    def step(self) -> None:
+        """Hold what is pruned, and change the masks when that is due."""
+        self._pruner.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Of the pruner."""
+        return self._pruner.state_dict()
+
+    @property
+    def updates(self) -> list[MaskUpdate]:
+        """As the pruner says."""
+        return self._pruner.history
+
+
+class ByRule(Pruned):
     """A rule of :func:`hwprune.regrow.rules`."""
+
+    _pruner: SparsePruner
 
     def __init__(self, job: Job, model: nn.Module, density: float) -> None:
         super().__init__(model, job.task)
@@ -113,26 +134,13 @@ class ByRule(Way):
         if saved is not None:
             self._pruner.load_state_dict(saved)
 
-    def step(self) -> None:
-        """Hold what is pruned, and change the masks when that is due."""
-        self._pruner.step()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Of the pruner."""
-        return self._pruner.state_dict()
-
     @property
     def exploring(self) -> bool:
         """As the pruner says."""
         return self._pruner.exploring
 
-    @property
-    def updates(self) -> list[MaskUpdate]:
-        """As the pruner says."""
-        return self._pruner.history
 
-
-class Bidirectional(Way):
+class Bidirectional(Pruned):
     """Over-pruned at the start; after half of the training, the weights that the dense network misses most come back.
 
     Args:
@@ -177,19 +185,6 @@ class Bidirectional(Way):
                 dense.update(self.model)
         self.model.zero_grad()
         return dense.state_dict()
-
-    def step(self) -> None:
-        """Hold what is pruned, and grow when that is due."""
-        self._pruner.step()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Of the pruner."""
-        return self._pruner.state_dict()
-
-    @property
-    def updates(self) -> list[MaskUpdate]:
-        """The prune round and the grow round."""
-        return self._pruner.history
 
 
 class Recoverable(Way):

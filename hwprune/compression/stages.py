@@ -14,8 +14,9 @@ from hwprune.compression.gauge import gauge, memory_gauge
 from hwprune.compression.job import Job
 from hwprune.compression.mask_updates import note_channels
 from hwprune.compression.settle import ClosedLoop, Settlement, Trial, Window, correct
-from hwprune.compression.sparse import as_exported, finetune_sparse, store
+from hwprune.compression.sparse import as_exported, finetune_sparse, store, train_by
 from hwprune.compression.sparse_settings import NOTHING
+from hwprune.compression.sparse_ways import Unpruned
 from hwprune.deploy import Parity, channel_block, compare, export_onnx, measure_one, predictor
 from hwprune.deploy.engine import Engine
 from hwprune.deploy.profiling import profile_model
@@ -322,21 +323,11 @@ def finetune(job: Job, run: RunFolder, attempt: int) -> dict[str, Any]:
     smaller = cut(masked, plan.cuts)
     report = verify_cut(masked, smaller, job.network, plan.kept, job.example)
     record = {"cut_error": report.max_relative_error, "parameters": report.parameters}
-    settings = job.training(epochs=job.config.epochs)
     if job.cuts:
-        recalibrate_batchnorm(smaller, job.data, job.task, config=settings)
+        recalibrate_batchnorm(smaller, job.data, job.task, config=job.training(epochs=job.config.epochs))
     if job.config.sparsify != NOTHING:
         return {**record, "sparse": finetune_sparse(job, run, smaller, attempt)}
-    saved = run.kept(f"finetune-{attempt}", optional=True)
-    start = None if saved is None else TrainState.from_tree(saved)
-
-    def after_epoch(state: TrainState) -> None:
-        run.epoch_event("epoch", attempt=attempt, **state.history[-1])
-        run.keep(f"finetune-{attempt}", state.to_tree())
-
-    with job.progress.bar("fine-tune") as advance:
-        hooks = Hooks(None, after_epoch, lambda p: advance(p.step, p.steps, f"loss {p.loss:.3f}"))
-        train(smaller, job.data, job.task, settings, teacher=job.teacher, hooks=hooks, start=start)
+    train_by(job, run, Unpruned(smaller, job.task), attempt)
     run.keep("finetuned", smaller.state_dict())
     return record
 

@@ -22,6 +22,7 @@ from hwprune.training import loop
 
 from . import fakes
 from .fakes import config
+from .killing import killed_and_resumed
 
 
 @pytest.fixture(scope="module")
@@ -167,22 +168,7 @@ def test_killed_in_every_stage_of_iee_and_resumed(tmp_path: Path, device: Any, e
     assert each == 3
     # importance, the prune step itself, accuracy, exploration, the grow step; and in the second cycle's exploration
     stops = [2, 3, 3 + 2, 6 + 2, 9, 9 + 6 + 2]
-    whole, run = tmp_path / "whole", tmp_path / "killed"
-    with device():
-        compress(config(whole, **settings))
-    worker = Path(__file__).parent / "step_kill_worker.py"
-    ended = subprocess.run(
-        [sys.executable, worker, run, exports, json.dumps(settings), json.dumps(stops)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert ended.returncode == 0, ended.stderr
-    assert json.loads(ended.stdout) == [-signal.SIGKILL] * len(stops) + [0], ended.stderr
-    assert fakes.outcome(run) == fakes.outcome(whole)
-    assert fakes.half_written(run) == []
+    killed_and_resumed(tmp_path, device, exports, settings, stops)
 
 
 def test_a_finished_run_is_given_back(tmp_path: Path, whole: Path) -> None:

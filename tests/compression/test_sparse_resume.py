@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hwprune.compression import RunFolder, compress
+from hwprune.compression import RunFolder
 
 from ..together import together
-from . import fakes
-from .fakes import config
+from .killing import killed_and_resumed
 
 STOPS = [2, 6, 5, 7]  # steps of one life each, in epochs of four: from 0 twice, from the second epoch, from the third
 
@@ -34,22 +29,7 @@ STOPS = [2, 6, 5, 7]  # steps of one life each, in epochs of four: from 0 twice,
 )
 def test_killed_within_epochs_and_resumed(tmp_path: Path, device: Any, exports: Path, changes: dict[str, Any]) -> None:
     settings = {"epochs": 4, **changes}
-    whole, run = tmp_path / "whole", tmp_path / "killed"
-    with device():
-        compress(config(whole, **settings))
-    worker = Path(__file__).parent / "step_kill_worker.py"
-    ended = subprocess.run(
-        [sys.executable, worker, run, exports, json.dumps(settings), json.dumps(STOPS)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert ended.returncode == 0, ended.stderr
-    assert json.loads(ended.stdout) == [-signal.SIGKILL] * len(STOPS) + [0], ended.stderr
-    assert fakes.outcome(run) == fakes.outcome(whole)
-    assert fakes.half_written(run) == []
+    whole, run = killed_and_resumed(tmp_path, device, exports, settings, STOPS)
     documents = [RunFolder.load(path).document for path in (run, whole)]
     assert documents[0]["mask_updates"] == documents[1]["mask_updates"]
     packed = [(path / "bundle/model.packed").read_bytes() for path in (run, whole)]
