@@ -47,7 +47,7 @@ def unlike_part(
     Args:
         actual: outputs that are the same as a whole, by :func:`relative_error`.
         wanted: what they should be.
-        moved: gives what ``wanted`` becomes when last digits change, several times; called only in doubt.
+        moved: gives what ``actual`` becomes when last digits change, several times; called only in doubt.
         tolerance: of the largest difference in a slice, relative to the largest value in it.
 
     Returns:
@@ -64,7 +64,7 @@ def unlike_part(
     }
     for again in moved() if doubtful else ():
         for (number, dim), (difference, scale, rounding) in list(doubtful.items()):
-            change = _by_slice(_difference(again[number], wanted[number]))[dim]
+            change = _by_slice(_difference(again[number], actual[number]))[dim]
             torch.maximum(rounding, change, out=rounding)
             if (difference <= tolerance * scale + ROUNDINGS * rounding).all():
                 del doubtful[number, dim]

@@ -109,8 +109,6 @@ def best(first: Reading, trial: Trial) -> Reading:
     the first of several parts. What does not make more dimensions cuttable is read as before. Shapes decide first, for
     these are quickly tried.
     """
-    if first.is_clear() and trial.survives(first.useful(trial).network(trial.model)):
-        return first
     readings = fitting(first, trial, ("", "width", "first"))
     while True:
         found = readings.pop()

@@ -71,8 +71,9 @@ def cut(model: nn.Module, cuts: Cuts, *, shared: bool = False) -> nn.Module:
     gone = {name for name, dims in cuts.items() if name not in named and list(dims.values()) == [[]]}
     scaled = _rescaled(named, cuts)
     pieces = {name: _sliced(name, scaled.get(name, named[name]), cuts.get(name, {})) for name in named.keys() & cuts}
-    kept = named if shared else {}
-    smaller = copied(dense, {id(named[name]): piece for name, piece in {**kept, **scaled, **pieces}.items()})
+    taken = {id(named[name]): piece for name, piece in {**scaled, **pieces}.items()}
+    kept = {id(tensor): tensor for tensor in named.values()} if shared else {}
+    smaller = copied(dense, {**kept, **taken})
     make_resizable(smaller, cuts)
     for name, dims in cuts.items():
         if name not in named and name not in gone and not name.startswith(RESCALED):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from torch import nn
 
+from hwprune.latency.layer import Layer
 from hwprune.network.attention import make_resizable
 from hwprune.network.deadline import Deadline
 from hwprune.network.dimensions import Dimensions
@@ -58,17 +60,19 @@ def trace(
     make_resizable(working)
     recording = record_all(working, example, deadline)
     found, trial = Reading(recording), Trial(model, example, deadline, trained=recording.trained)
-    network, readings = found.network(model), [found]
+    network, readings, sound = found.network(model), [found], None
     if verify:
-        found = best(found, trial)
-        network, readings = found.network(model), [found]
+        if found.is_clear():
+            network = found.useful(trial).network(model)
+            sound = trial.together(_with_blocks(network, readings)[0])
+        if sound is None:
+            found = best(found, trial)
+            network, readings = found.network(model), [found]
         if head_sizes:
             network, readings = with_head_sizes(found, trial)
-    dimensions = Dimensions([(reading.labelled, reading.grouping) for reading in readings])
-    layers = layers_of(recording, found.labelled, dimensions)
-    network = replace(network, blocks=blocks_of(recording, found.labelled, network.cuttable, layers))
+    network, layers, dimensions = _with_blocks(network, readings)
     if verify and network.blocks:
-        network = replace(network, blocks=trial.removable(network))
+        network = replace(network, blocks=trial.removable(network, [] if head_sizes else sound or []))
     constants = Constants(recording, found.labelled, dimensions, layers)
     there = {name: block.presence for block in network.blocks for name in block.layers}
     return replace(
@@ -81,3 +85,11 @@ def trace(
         stored=tuple(replace(one, present=there.get(one.layer or "", "")) for one in constants.stored()),
         activations=activations(recording, found.labelled, dimensions, layers),
     )
+
+
+def _with_blocks(network: Network, readings: Sequence[Reading]) -> tuple[Network, tuple[Layer, ...], Dimensions]:
+    """The network with the blocks that the recording tells of, and its layers."""
+    recording, labelled = readings[0].recording, readings[0].labelled
+    dimensions = Dimensions([(reading.labelled, reading.grouping) for reading in readings])
+    layers = layers_of(recording, labelled, dimensions)
+    return replace(network, blocks=blocks_of(recording, labelled, network.cuttable, layers)), layers, dimensions

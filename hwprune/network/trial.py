@@ -18,14 +18,19 @@ from hwprune.network.branches import is_repeatable, training_outputs
 from hwprune.network.culprits import Culprits
 from hwprune.network.deadline import Deadline
 from hwprune.network.difference import Run
+from hwprune.network.disturbing import (
+    ANSWERS,
+    adapt_statistics,
+    disturbed,
+    lively,
+    response,
+    take_statistics,
+)
 from hwprune.network.forward import (
     Example,
-    call,
-    cloned,
     mapped,
     outputs_of,
     random_like,
-    undisturbed,
 )
 from hwprune.network.masking import masked
 from hwprune.network.network import Block, ChannelGroup, Network
@@ -33,9 +38,6 @@ from hwprune.network.surgery import Cuts, copied, cut, resize
 from hwprune.network.verification import check_shapes, compare_outputs, forward_failed, tolerance_for
 
 Kept = dict[str, list[int]]
-
-_ANSWERS = 0.01  # relative change of the output between two inputs that is enough to see errors
-_NOTHING = 0.01  # what is no larger may hide what it is multiplied with
 
 
 class Trial:
@@ -76,18 +78,38 @@ class Trial:
                 self._needed[kind] = self._shapes(other, values=values) != wanted
         return {name for kind, names in kinds.items() if not self._needed[kind] for name in names}
 
-    def survives(self, network: Network) -> bool:
-        """Whether all that can be cut can be cut together; then :meth:`misfits` and :meth:`differences` find nothing.
+    def together(self, network: Network) -> tuple[Block, ...] | None:
+        """Try all cuts at once; of every kind of blocks, half of them removed in one draw and half in the other.
 
-        What is random in training is compared by neither of its draws, so then it is left to these.
+        Most networks are done with then.
+
+        Returns:
+            The blocks that were removed; a kind of its own is none of them. None if :meth:`misfits` and
+            :meth:`differences` have to tell what cannot be cut: something does not survive, the answer does not show
+            it, or what runs in training is random, so that no draw compares it.
+
+        Raises:
+            ModelError: time is up.
         """
         if self.trained and len(self._runs) == 1:
-            return False
-        self.deadline.check("trying to cut everything")
-        draws = zip(_draws(network), (self.example, random_like(self.example)), strict=True)
-        return not network.cuttable or all(
-            self._difference(self._lively, network, kept, given) is None for kept, given in draws
-        )
+            return None
+        several = [blocks for blocks in _kinds(network.blocks) if len(blocks) > 1]
+        for kinds in [several, []] if several else [[]]:
+            self.deadline.check("trying to cut everything")
+            if self._survives(network, [[block for blocks in kinds for block in blocks[i::2]] for i in range(2)]):
+                return tuple(block for blocks in kinds for block in blocks)
+        return None
+
+    def _survives(self, network: Network, removed: Sequence[Sequence[Block]]) -> bool:
+        model, examples = self._disturbed, (self.example, random_like(self.example))
+        for kept, blocks, given in zip(_draws(network), removed, examples, strict=True):
+            try:
+                smaller = self._compared(model, network, {**kept, **_gone(blocks)}, given)
+            except SurgeryError:
+                return False
+            if blocks is removed[0] and response(smaller, given) <= ANSWERS:
+                return False
+        return True
 
     def misfits(self, network: Network) -> dict[str, str]:
         """Group name → why the shapes of the network without some of it do not fit; of those that do, nothing.
@@ -133,19 +155,20 @@ class Trial:
         )
         return culprits.reasons()
 
-    def removable(self, network: Network) -> tuple[Block, ...]:
+    def removable(self, network: Network, sound: Sequence[Block] = ()) -> tuple[Block, ...]:
         """The blocks without which the network runs, and answers like itself with these switched off.
 
         Of counterparts in repeated blocks, all or none.
 
+        Args:
+            network: with blocks.
+            sound: those that are known to be such.
+
         Raises:
             ModelError: time is up.
         """
-        kinds: dict[str, list[Block]] = {}
-        for block in network.blocks:
-            kinds.setdefault(re.sub(r"\d+", "#", " ".join(block.modules)), []).append(block)
-        accepted: list[Block] = []
-        pending = [list(kinds.values())]
+        accepted = list(sound)
+        pending = [_kinds(block for block in network.blocks if block not in sound)]
         while pending:
             chosen = pending.pop()
             self.deadline.check("trying to remove blocks")
@@ -158,8 +181,7 @@ class Trial:
 
     def _runs_without(self, network: Network, blocks: Sequence[Block]) -> bool:
         """Whether it answers so in one draw, and in the other one returns what it should, as far as shapes tell."""
-        gone = {name: list[int]() for block in blocks for name in block.groups}
-        first, second = ({**draw, **gone} for draw in _draws(network))
+        first, second = ({**draw, **_gone(blocks)} for draw in _draws(network))
         if self._difference(self._lively, network, first, self.example) is not None:
             return False
         shaped, wanted = self._shaped
@@ -204,14 +226,34 @@ class Trial:
 
     def _difference(self, model: nn.Module, network: Network, kept: Kept, given: Example) -> str | None:
         """Why groups cannot be cut like this; None if they can."""
-        tolerance = tolerance_for(model)
         try:
-            reference, smaller = cache(partial(masked, model, network, kept)), cut(model, network.cuts(kept))
-            for run in self._runs:
-                compare_outputs(reference, smaller, given, tolerance=tolerance, run=run)
+            self._compared(model, network, kept, given)
         except SurgeryError as error:
             return error.message
         return None
+
+    def _compared(self, model: nn.Module, network: Network, kept: Kept, given: Example) -> nn.Module:
+        """The cut model, which answers like the masked one.
+
+        In both, batch norms have the statistics that the cut one finds: with those of all channels, next to no signal
+        would come through.
+
+        Raises:
+            SurgeryError: it does not.
+        """
+        cuts = network.cuts(kept)
+        smaller = cut(model, cuts)
+        adapt_statistics(smaller, given)
+
+        @cache
+        def reference() -> nn.Module:
+            dense = masked(model, network, kept)
+            take_statistics(dense, smaller, cuts)
+            return dense
+
+        for run in self._runs:
+            compare_outputs(reference, smaller, given, tolerance=tolerance_for(model), run=run)
+        return smaller
 
     @cached_property
     def _runs(self) -> list[Run]:
@@ -221,15 +263,18 @@ class Trial:
         return [outputs_of, partial(training_outputs, paths=self.trained)]
 
     @cached_property
-    def _lively(self) -> nn.Module:  # one copy for all readings
-        return lively(self.model, self.example)
+    def _disturbed(self) -> nn.Module:  # one copy for all readings
+        return disturbed(self.model, self.example)
+
+    @cached_property
+    def _lively(self) -> nn.Module:
+        return lively(self.model, self.example, self._disturbed)
 
     @cached_property
     def _sharp(self) -> nn.Module:
-        sharp = copied(self.model)
-        _disturb(sharp.parameters(), everything=True)
-        _adapt_statistics(sharp, self.example)
-        return sharp if _response(sharp, self.example) > _ANSWERS else self._lively
+        sharp = disturbed(self.model, self.example, everything=True)
+        adapt_statistics(sharp, self.example)
+        return sharp if response(sharp, self.example) > ANSWERS else self._lively
 
 
 def without_values(model: nn.Module) -> nn.Module:
@@ -272,102 +317,13 @@ def _of(groups: Iterable[ChannelGroup], kept: Kept) -> Kept:
     return {group.name: kept[group.name] for group in groups}
 
 
-def lively(model: nn.Module, example: Example) -> nn.Module:
-    """A copy in which a wrong cut shows.
-
-    Freshly initialised networks hide errors: a normalisation that starts at zero multiplies whatever is wrong by zero
-    (a layer scale by a millionth, a gate that is a buffer until a schedule opens it), channels with equal parameters
-    can be exchanged unnoticed, and signals may die out long before the output. So parameters that are all equal, or
-    next to nothing, get random values, buffers that are next to nothing as well, and batch norms the statistics of the
-    example; if the output then still hardly depends on the input, all parameters become random. Buffers stay as they
-    are in a model that does not run otherwise.
-
-    Returns:
-        The first of these copies whose output answers to its input, else the one that does so most.
-    """
-    best, most = model, -1.0
-    for everything in (False, True):
-        candidate = copied(model)
-        _disturb(candidate.parameters(), everything)
-        _open_gates(candidate, example)
-        _adapt_statistics(candidate, example)
-        response = _response(candidate, example)
-        if response > _ANSWERS:
-            return candidate
-        if response > most:
-            best, most = candidate, response
-    return best
+def _kinds(blocks: Iterable[Block]) -> list[list[Block]]:
+    """Counterparts together: blocks of the same modules, but for the numbers in their names."""
+    kinds: dict[str, list[Block]] = {}
+    for block in blocks:
+        kinds.setdefault(re.sub(r"\d+", "#", " ".join(block.modules)), []).append(block)
+    return list(kinds.values())
 
 
-def _open_gates(model: nn.Module, example: Example) -> None:
-    """Disturb buffers that are next to nothing, if the model still runs then."""
-    gates = [
-        buffer
-        for module in model.modules()
-        if not isinstance(module, nn.modules.batchnorm._NormBase)
-        for buffer in module.buffers(recurse=False)
-        if buffer.is_floating_point() and buffer.layout is torch.strided and buffer.numel()
-        if buffer.abs().max() <= _NOTHING
-    ]
-    held = [buffer.clone() for buffer in gates]
-    _disturb(gates, False)
-    try:
-        runs = not gates or all(tensor.isfinite().all() for tensor in outputs_of(model, example))
-    except Exception:  # whatever a forward may raise when it looks at them
-        runs = False
-    for buffer, values in zip(gates, held, strict=True) if not runs else ():
-        buffer.copy_(values)
-
-
-def _response(model: nn.Module, example: Example) -> float:
-    """How much the outputs differ between two inputs, relative to the largest; -1 if they overflow."""
-    worst = 0.0
-    for one, other in zip(outputs_of(model, example), outputs_of(model, random_like(example)), strict=True):
-        if one.is_complex() and other.is_complex():
-            one, other = torch.view_as_real(one), torch.view_as_real(other)
-        if not one.is_floating_point() or one.shape != other.shape or not one.numel():
-            continue
-        if not (one.isfinite().all() and other.isfinite().all()):
-            return -1.0
-        scale = max(one.abs().max().item(), other.abs().max().item())
-        worst = max(worst, (one.double() - other.double()).abs().max().item() / scale if scale else 0.0)
-    return worst
-
-
-def _adapt_statistics(model: nn.Module, example: Example) -> None:
-    """Give batch norms the statistics of the example, where it has more than one value per channel."""
-    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    if not norms:
-        return
-    before = [{name: buffer.clone() for name, buffer in norm.named_buffers()} for norm in norms]
-    momenta = [norm.momentum for norm in norms]
-    try:
-        with undisturbed(model):
-            for norm in norms:
-                norm.momentum = 1.0
-                norm.train()
-            call(model, cloned(example))
-        finite = all(buffer.isfinite().all() for norm in norms for buffer in norm.buffers())
-    except (RuntimeError, ValueError):  # one value per channel has no variance
-        finite = False
-    for norm, buffers, momentum in zip(norms, before, momenta, strict=True):
-        norm.momentum = momentum
-        if not finite:
-            norm.load_state_dict(buffers, strict=False)
-
-
-def _disturb(tensors: Iterable[torch.Tensor], everything: bool) -> None:
-    """Random values for those that are all equal or next to nothing, neither too small nor too large to matter."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in tensors:
-            if not parameter.is_floating_point() or not parameter.numel():
-                continue
-            first = parameter.flatten()[0]
-            if not everything and (parameter != first).any() and parameter.abs().max() > _NOTHING:
-                continue
-            noise = torch.rand(parameter.shape, generator=generator).to(parameter)  # from 0 to 1
-            if parameter.dim() < 2 or (first and (parameter == first).all() and not everything):
-                parameter.copy_((noise + 0.5) * (min(max(first.abs().item(), 0.1), 1.0) if first else 0.5))
-            else:
-                parameter.copy_((noise - 0.5) * (12 / parameter[0].numel()) ** 0.5)
+def _gone(blocks: Iterable[Block]) -> Kept:
+    return {name: [] for block in blocks for name in block.groups}

@@ -119,7 +119,7 @@ def compare_outputs(
     part = (
         (worst, "")
         if worst > tolerance
-        else unlike_part(actual, wanted, lambda: moved(original, example, run), tolerance)
+        else unlike_part(actual, wanted, lambda: moved(smaller, example, run), tolerance)
     )
     if part is not None:
         raise SurgeryError(

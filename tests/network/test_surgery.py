@@ -89,6 +89,25 @@ def test_flags_modes_and_the_original_stay():
     assert all(isinstance(p, nn.Parameter) and p.is_leaf for p in smaller.parameters())
 
 
+def test_what_is_shared_with_the_model_is_cut_under_all_of_its_names():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words, self.project, self.other = nn.Embedding(11, 8), nn.Linear(8, 11), nn.Linear(8, 8)
+            self.project.weight = self.words.weight
+
+        def forward(self, x):
+            return self.project(self.words(x) + self.other(self.words(x)))
+
+    model = Tied()
+    cuts = {"words.weight": {1: [0, 2, 5]}, "other.weight": {0: [0, 2, 5], 1: [0, 2, 5]}, "other.bias": {0: [0, 2, 5]}}
+    smaller = cut(model, cuts, shared=True)
+    assert smaller.project.weight is smaller.words.weight
+    assert smaller.words.weight.shape == (11, 3)
+    assert smaller.project.bias is model.project.bias
+    assert smaller(torch.arange(4)).shape == (4, 11)
+
+
 def test_shared_parameters_stay_shared():
     model = models.Shared()
     network = trace(model, IMAGE)

@@ -1,5 +1,7 @@
 """What trying the cuts out has to find: code that is hidden, or that a lucky number of channels gets past."""
 
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -236,3 +238,61 @@ def test_a_part_of_an_output_that_is_small_beside_the_rest_is_held_to_its_own_si
     network = trace(Joined(size), torch.randn(2, 3, 8, 8))
     assert [group.name for group in network.cuttable] == ["stem"]
     assert "of dimension 1" in reasons(network)["up"]
+
+
+class WrongWithFewChannels(nn.Module):
+    """A deep network with batch norms, that are trained, in which one layer means something else in narrow networks."""
+
+    def __init__(self):
+        super().__init__()
+        widths = [3, 32, 32, 32, 32, 32]
+        self.layers = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(i, o, 3, padding=1, bias=False), nn.BatchNorm2d(o), nn.ReLU6())
+            for i, o in itertools.pairwise(widths)
+        )
+        self.head = nn.Linear(32, 4)
+
+    def forward(self, x):
+        for index, layer in enumerate(self.layers):
+            x = layer(x)
+            if index == 1 and x.shape[1] < 10:
+                x = x.flip(1)
+        return self.head(x.mean((2, 3)))
+
+
+def test_signals_come_through_batch_norms_however_few_channels_are_left():
+    model = WrongWithFewChannels()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2.0)
+    network = trace(model, torch.randn(2, 3, 16, 16))
+    assert "differs from the original" in reasons(network)["layers.1.0"]
+    assert {group.name for group in network.cuttable} == {f"layers.{index}.0" for index in (0, 2, 3, 4)}
+
+
+class SomeBlocks(nn.Module):
+    """Residual blocks of one kind; one of them matters to what comes after it beyond what it adds."""
+
+    def __init__(self, wrong):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(16, 24, 3, padding=1), nn.ReLU(), nn.Conv2d(24, 16, 3, padding=1)) for _ in range(4)
+        )
+        self.head, self.wrong = nn.Linear(16, 4), wrong
+
+    def forward(self, x):
+        x = self.stem(x)
+        for index, block in enumerate(self.blocks):
+            x = x + block(x)
+            if index == self.wrong and not isinstance(block, nn.Sequential):
+                x = x.flip(1)
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("wrong", [None, 0, 3])
+def test_blocks_are_tried_with_all_other_cuts_whichever_of_them_cannot_go(wrong):
+    network = trace(SomeBlocks(wrong), IMAGE)
+    assert len(network.cuttable) == 5
+    assert len(network.blocks) == (4 if wrong is None else 0)
