@@ -6,6 +6,7 @@ test set is read once per run, after it. The parts:
 * ``start``: the weights themselves, from scratch, where there are none.
 * ``channels``: ``hwprune compress`` to a latency, measured on the exported engine, which is also what is tested:
   uniform, HALP, HALP with IEE, the joint solver without and with IEE, and both where blocks may be removed.
+* ``ablation``: what HALP with IEE gets at 0.5x with other lengths of its stages, explored shares, criteria, and rates.
 * ``weights``: GMP, RigL, SET, GraNet, IEE and bidirectional pruning-regrowth to a share of zeros, in a loop of its own.
 * ``recovery``: the hyperspherical network with the separation penalty, pruned at once after the training; beside it the
   same without penalty, each without recovery, with the mean of what was pruned, and with batch norms recalibrated.
@@ -73,9 +74,24 @@ CHANNELS: dict[str, dict[str, Any]] = {
     "joint, blocks": {"method": "joint", "remove_blocks": True},
     "joint, blocks + iee": {"method": "joint", "remove_blocks": True, "regrow": "iee"},
 }
-WEIGHTS = ("dense", "gmp", "granet", "granet (sparse start)", "rigl", "set", "iee", "bidirectional")
+_IEE: dict[str, Any] = {"method": "halp", "regrow": "iee"}
+ABLATION: dict[str, dict[str, Any]] = {
+    "halp + iee": _IEE,
+    "explores 15 %": _IEE | {"explore_fraction": 0.15},
+    "explores 50 %": _IEE | {"explore_fraction": 0.5},
+    "2 cycles": _IEE | {"prune_steps": 2},
+    "10 cycles": _IEE | {"prune_steps": 10},
+    "criterion magnitude": _IEE | {"criterion": "magnitude"},
+    "halp, criterion magnitude": {"method": "halp", "prune_steps": 30, "criterion": "magnitude"},
+    "rate 0.005": _IEE | {"learning_rate": 0.005},
+    "halp, rate 0.005": {"method": "halp", "prune_steps": 30, "learning_rate": 0.005},
+    "rate 0.05": _IEE | {"learning_rate": 0.05},
+    "halp, rate 0.05": {"method": "halp", "prune_steps": 30, "learning_rate": 0.05},
+}
+BIDIRECTIONAL = {"bidirectional": 1 / 3, "bidirectional (to 80 %)": 0.8}  # of what stays is left before it grows
+WEIGHTS = ("dense", "gmp", "granet", "granet (sparse start)", "rigl", "set", "iee", *BIDIRECTIONAL)
 RECOVERY = ("penalty", "no penalty")
-LEVELS = {"start": "1", "channels": "0.5,0.3", "weights": "0.9,0.95,0.98", "recovery": "0.5,0.7"}
+LEVELS = {"start": "1", "channels": "0.5,0.3", "ablation": "0.5", "weights": "0.9,0.95,0.98", "recovery": "0.5,0.7"}
 
 
 def compressed(options: argparse.Namespace, method: str, budget: float, seed: int) -> dict[str, Any]:
@@ -88,7 +104,7 @@ def compressed(options: argparse.Namespace, method: str, budget: float, seed: in
             "table": options.table, "latency": f"{budget:g}x", "prune_steps": CYCLES,
             "prune_epochs": options.epochs // 2, "epochs": options.epochs - options.epochs // 2, "learning_rate": RATE,
             "batch_size": BATCH, "weight_decay": DECAY, "accelerator": "cpu", "training_precision": "bf16-mixed",
-            "seed": seed, **CHANNELS[method],
+            "seed": seed, **{**CHANNELS, **ABLATION}[method],
         }  # fmt: skip
         run = compress(read_config(settings), progress=Progress())
         accuracy = engine_accuracy(run.path / "model.onnx")
@@ -159,8 +175,8 @@ def sparse(options: argparse.Namespace, method: str, sparsity: float, seed: int)
         training.run(lambda: None)
         return {"accuracy": training.accuracy(), "sparsity": 0.0}
     pruner: SparsePruner | BidirectionalPruner
-    if method == "bidirectional":
-        pruner = bidirectional(training, 1 - sparsity)
+    if method in BIDIRECTIONAL:
+        pruner = bidirectional(training, 1 - sparsity, BIDIRECTIONAL[method])
     else:
         rule = rule_of(method, 1 - sparsity, training.steps)
         pruner = SparsePruner(training.model, training.optimizer, rule, seed=seed)
@@ -188,8 +204,8 @@ def rule_of(method: str, density: float, steps: int) -> Rule:
     )  # fmt: skip
 
 
-def bidirectional(training: Training, density: float) -> BidirectionalPruner:
-    """Prune to a third of what is allowed, train, grow back."""
+def bidirectional(training: Training, density: float, left: float) -> BidirectionalPruner:
+    """Prune to a share of what is allowed, train, grow back."""
     reference, model = DenseReference(training.model), training.model.eval()
     for begin in range(0, 2048, BATCH):
         images, labels = training.images[begin : begin + BATCH], training.labels[begin : begin + BATCH]
@@ -198,7 +214,7 @@ def bidirectional(training: Training, density: float) -> BidirectionalPruner:
         model.zero_grad()
     model.train()
     total = SparseMasks(model).total
-    schedule = BidirectionalSchedule(density=density / 3, prune_steps=training.steps // 2)
+    schedule = BidirectionalSchedule(density=density * left, prune_steps=training.steps // 2)
     return BidirectionalPruner(model, training.optimizer, reference, budget=round(density * total), schedule=schedule)
 
 
@@ -235,8 +251,14 @@ def trained(options: argparse.Namespace, method: str, level: float, seed: int) -
     return {"accuracy": training.accuracy()}
 
 
-RUNS = {"start": trained, "channels": compressed, "weights": sparse, "recovery": recovered}
-METHODS = {"start": ("from scratch",), "channels": tuple(CHANNELS), "weights": WEIGHTS, "recovery": RECOVERY}
+RUNS = {"start": trained, "channels": compressed, "ablation": compressed, "weights": sparse, "recovery": recovered}
+METHODS = {
+    "start": ("from scratch",),
+    "channels": tuple(CHANNELS),
+    "ablation": tuple(ABLATION),
+    "weights": WEIGHTS,
+    "recovery": RECOVERY,
+}
 
 
 def spread(values: list[float]) -> str:
@@ -257,7 +279,9 @@ def report(results: list[dict[str, Any]]) -> str:
 
 
 def grouped(results: list[dict[str, Any]]) -> Iterator[tuple[float, str, list[dict[str, Any]]]]:
-    for level in dict.fromkeys(sorted((one["level"] for one in results), reverse=results[0]["part"] == "channels")):
+    for level in dict.fromkeys(
+        sorted((one["level"] for one in results), reverse=results[0]["part"] in ("channels", "ablation"))
+    ):
         for method in METHODS[results[0]["part"]]:
             same = [one for one in results if (one["level"], one["method"]) == (level, method)]
             if same:
@@ -297,7 +321,13 @@ def recovery_table(results: list[dict[str, Any]]) -> Iterator[str]:
         yield f"| {level:.0%} | {method} | {' | '.join(cells)} | {len(same)} |"
 
 
-TABLES = {"start": weight_table, "channels": channel_table, "weights": weight_table, "recovery": recovery_table}
+TABLES = {
+    "start": weight_table,
+    "channels": channel_table,
+    "ablation": channel_table,
+    "weights": weight_table,
+    "recovery": recovery_table,
+}
 
 
 def main() -> None:
@@ -319,7 +349,9 @@ def main() -> None:
     results = json.loads(options.results.read_text()) if options.results.exists() else []
     if options.part:
         levels = [float(level) for level in (options.levels or LEVELS[options.part]).split(",")]
-        methods = options.methods.split(",") if options.methods else METHODS[options.part]
+        methods = (
+            options.methods.split(";" if ";" in options.methods else ",") if options.methods else METHODS[options.part]
+        )
         for seed in map(int, options.seeds.split(",")):
             for level, method in ((level, method) for level in levels for method in methods):
                 key = {"part": options.part, "model": options.model, "method": method, "level": level, "seed": seed}
