@@ -88,7 +88,10 @@ ABLATION: dict[str, dict[str, Any]] = {
     "rate 0.05": _IEE | {"learning_rate": 0.05},
     "halp, rate 0.05": {"method": "halp", "prune_steps": 30, "learning_rate": 0.05},
 }
-BIDIRECTIONAL = {"bidirectional": 1 / 3, "bidirectional (to 80 %)": 0.8}  # of what stays is left before it grows
+BIDIRECTIONAL = {
+    "bidirectional": 0.8,
+    "bidirectional (from a third)": 1 / 3,
+}  # so much of what stays is left before it grows
 WEIGHTS = ("dense", "gmp", "granet", "granet (sparse start)", "rigl", "set", "iee", *BIDIRECTIONAL)
 RECOVERY = ("penalty", "no penalty")
 LEVELS = {"start": "1", "channels": "0.5,0.3", "ablation": "0.5", "weights": "0.9,0.95,0.98", "recovery": "0.5,0.7"}

@@ -39,7 +39,7 @@ from hwprune.training.task import Predict, Task
 UPDATES = 40  # of the masks over a whole training, where an interval of its own would give fewer
 CYCLES = 5  # of IEE, likewise
 REFERENCE = "reference"  # checkpoint of what the dense weights were worth
-OVERPRUNED = 0.25  # of the weights that are to stay, bidirectional pruning leaves so many before it grows
+OVERPRUNED = 0.8  # of the weights that are to stay, bidirectional pruning leaves so many before it grows (benchmarks)
 
 
 class Way(ABC):
