@@ -1,8 +1,7 @@
-"""The clock as ``run.py``: verifying a bundle on a device that has nothing else of hwprune."""
+"""``run.py``: checking and using a bundle on a device that has nothing else of hwprune."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
@@ -12,51 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper
 
 from hwprune import device_runner
-from hwprune.device_runner import BadInput, MeasurementRefused, main, verify_bundle
-from hwprune.targets import device_files
+from hwprune.device_bundle import Malformed, main, verify_bundle
+from hwprune.device_runner import BadInput, MeasurementRefused
 
-X = np.array([[1.0, -2.0, 3.0]], dtype=np.float32)
-
-
-class BundleFolder:
-    """A bundle whose engine squares its input, to be spoiled by a test."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        graph = helper.make_graph(
-            [helper.make_node("Mul", ["x", "x"], ["y"])],
-            "square",
-            [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3])],
-            [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 3])],
-        )
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-        self.manifest: dict[str, Any] = {
-            "files": {},
-            "engine": {"file": "model.onnx", "runtime": "onnxruntime", "threads": 1, "precision": "fp32"},
-            "golden": {"file": "golden.npz", "inputs": {"x": "in"}, "outputs": {"y": "out"}, "relative_l2": 1e-4},
-            "latency": {"measured_ms": {"p50_ms": 2.0}, "tolerance": 0.25},
-            "device": device_runner.fingerprint(),
-        }
-        self.add("model.onnx", model.SerializeToString())
-        for name, content in device_files("onnxruntime").items():
-            self.add(name, content)
-        self.golden({"in": X, "out": X * X})
-
-    def add(self, name: str, content: bytes) -> None:
-        (self.path / name).write_bytes(content)
-        record = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-        self.manifest["files"][name] = record
-        self.save()
-
-    def golden(self, arrays: dict[str, Any]) -> None:
-        np.savez(self.path / "golden.npz", **arrays)
-        self.add("golden.npz", (self.path / "golden.npz").read_bytes())
-
-    def save(self) -> None:
-        (self.path / "manifest.json").write_text(json.dumps(self.manifest))
+from .bundle_folder import BundleFolder, X
 
 
 @pytest.fixture
@@ -95,45 +55,6 @@ def test_without_latency(bundle: BundleFolder, monkeypatch: pytest.MonkeyPatch) 
     assert report["ok"] is True
     assert report["latency_ms"] is None
     assert outcomes(report) == {"hashes": True, "golden": True}
-
-
-@pytest.mark.parametrize("name", ["model.onnx", "golden.npz", "run.py"])
-@pytest.mark.parametrize("how", ["changed", "longer", "shorter", "gone", "link", "folder"])
-def test_a_changed_file_is_never_opened(
-    bundle: BundleFolder, monkeypatch: pytest.MonkeyPatch, name: str, how: str
-) -> None:
-    def refuse(*_: Any, **__: Any) -> None:
-        raise AssertionError("opened before its hash was right")
-
-    monkeypatch.setattr(device_runner, "open_engine", refuse)
-    monkeypatch.setattr(np, "load", refuse)
-    path = bundle.path / name
-    content = path.read_bytes()
-    path.unlink()
-    if how == "changed":
-        path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
-    elif how == "longer":
-        path.write_bytes(content + b"\0")
-    elif how == "shorter":
-        path.write_bytes(content[:-1])
-    elif how == "link":
-        (bundle.path / "elsewhere").write_bytes(content)
-        path.symlink_to(bundle.path / "elsewhere")
-    elif how == "folder":
-        path.mkdir()
-    report = verify_bundle(bundle.path)
-    assert report == {
-        "ok": False,
-        "checks": [{"name": "hashes", "ok": False, "detail": f"missing or changed: {name}"}],
-        "latency_ms": None,
-    }
-
-
-@pytest.mark.parametrize("size", [0, 1 << 60, -1, None])
-def test_a_size_that_was_recorded_wrong(bundle: BundleFolder, size: int | None) -> None:
-    bundle.manifest["files"]["run.py"]["bytes"] = size
-    bundle.save()
-    assert outcomes(verify_bundle(bundle.path)) == {"hashes": False}
 
 
 @pytest.mark.parametrize(
@@ -182,10 +103,9 @@ def test_another_device_is_measured_but_not_compared(bundle: BundleFolder, monke
     assert report["checks"][2]["detail"] == "50 ms; not compared: another device (cpu)"
 
 
-@pytest.mark.parametrize("latency", [None, {"measured_ms": None, "predicted_ms": 3.0, "tolerance": 0.25}])
-def test_a_bundle_that_was_only_predicted(bundle: BundleFolder, monkeypatch: pytest.MonkeyPatch, latency: Any) -> None:
+def test_a_bundle_that_was_only_predicted(bundle: BundleFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     measured(monkeypatch, 50.0)
-    bundle.manifest.update(latency=latency, device=None)
+    bundle.manifest.update(latency={"measured_ms": None, "predicted_ms": 3.0, "tolerance": 0.25}, device=None)
     bundle.save()
     report = verify_bundle(bundle.path)
     assert report["ok"] is True
@@ -201,37 +121,6 @@ def test_a_busy_device_does_not_pass(bundle: BundleFolder, monkeypatch: pytest.M
     assert report["ok"] is False
     assert report["checks"][2] == {"name": "latency", "ok": False, "detail": "too busy: 3%"}
     assert report["latency_ms"] is None
-
-
-@pytest.mark.parametrize(
-    "name", ["", ".", "..", "../x", "a/b", "/etc/passwd", "..\\x", "C:x", "run.py\0", "sub/../../x"]
-)
-def test_names_that_lead_out(bundle: BundleFolder, name: str) -> None:
-    bundle.manifest["files"][name] = {"sha256": "0" * 64, "bytes": 0}
-    bundle.save()
-    with pytest.raises(BadInput, match="only plain file names inside the bundle are allowed"):
-        verify_bundle(bundle.path)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "[]",
-        "{",
-        "null",
-        "{}",
-        '{"files": []}',
-        '{"files": {"model.onnx": null}}',
-        "[" * 200_000,
-        '{"files": {}, "engine": {"file": "model.onnx"}}',
-        " " * (5 << 20) + "{}",
-    ],
-)
-def test_manifests_that_are_none(bundle: BundleFolder, text: str) -> None:
-    (bundle.path / "manifest.json").write_text(text)
-    with pytest.raises(BadInput, match=str(bundle.path)):
-        verify_bundle(bundle.path)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +145,7 @@ def test_manifests_that_do_not_fit(
     measured(monkeypatch, 1.0)
     bundle.manifest[place[0]][place[1]] = value
     bundle.save()
-    with pytest.raises(BadInput):
+    with pytest.raises((BadInput, Malformed)):
         verify_bundle(bundle.path)
 
 
@@ -264,7 +153,7 @@ def test_manifests_that_do_not_fit(
 def test_manifests_that_lack_a_part(bundle: BundleFolder, part: str) -> None:
     del bundle.manifest[part]
     bundle.save()
-    with pytest.raises(BadInput, match=f"no entry '{part}'"):
+    with pytest.raises(Malformed, match=f"no entry '{part}'"):
         verify_bundle(bundle.path)
 
 
@@ -280,7 +169,7 @@ def test_golden_arrays_are_never_unpickled(bundle: BundleFolder, tmp_path: Path)
 
 
 def test_no_bundle(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="not a readable bundle"):
+    with pytest.raises(Malformed, match=r"no bundle in .*manifest\.json is missing"):
         verify_bundle(tmp_path / "absent")
 
 
@@ -294,7 +183,7 @@ def test_exit_statuses(
     assert json.loads(capsys.readouterr().out)["latency_ms"] == {"p50_ms": 1.0}
     (bundle.path / "run.py").write_text("")
     assert main([str(bundle.path)]) == 1
-    assert capsys.readouterr().out == "FAILED hashes: missing or changed: run.py\n"
+    assert capsys.readouterr().out.startswith("FAILED hashes: run.py was changed after it was written: 0 bytes")
     (bundle.path / "manifest.json").unlink()
     assert main([str(bundle.path), "--json"]) == 2
     captured = capsys.readouterr()
