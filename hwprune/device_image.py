@@ -2,7 +2,7 @@
 
 It needs Python 3.8 and numpy (imported late). Raw pixels and binary PPM and PGM are read with these alone; PNG, JPEG
 and what else there is with Pillow, where it is installed. Scaling is always done here, with the arithmetic of Pillow's
-bilinear filter for 8 bits, with which networks are trained, so that the pixels are the same everywhere.
+bilinear filter for 8 bits (of version 13), with which networks are trained, so that pixels are the same everywhere.
 """
 
 from __future__ import annotations
@@ -117,8 +117,11 @@ def _covering(pixels: NDArray[Any], height: int, width: int) -> NDArray[Any]:
     elif wide / tall < ratio:
         used_tall = wide / ratio
     left, top = (wide - used_wide) * 0.5, (tall - used_tall) * 0.5
-    across = _scaled(pixels.swapaxes(0, 1), left, left + used_wide, width).swapaxes(0, 1)
-    return _scaled(across, top, top + used_tall, height)
+    if tall > height and tall - height > 2 * (wide - width):  # which comes first makes a grey level where it is rounded
+        shorter = _scaled(pixels, top, top + used_tall, height)
+        return _scaled(shorter.swapaxes(0, 1), left, left + used_wide, width).swapaxes(0, 1)
+    narrower = _scaled(pixels.swapaxes(0, 1), left, left + used_wide, width).swapaxes(0, 1)
+    return _scaled(narrower, top, top + used_tall, height)
 
 
 def _scaled(pixels: NDArray[Any], low: float, high: float, size: int) -> NDArray[Any]:
