@@ -353,16 +353,25 @@ def main(argv: list[str] | None = None) -> int:
     try:
         report, lines = _answer(options)
     except (ValueError, ImportError, OSError) as error:
-        hint = "give a bundle folder; numpy and its runtime must be installed"
-        print(f"error: {_plain(str(error))}\nhint: {hint}", file=sys.stderr)
+        print(f"error: {_plain(str(error))}\nhint: {_hint(error)}", file=sys.stderr)
         return 2
     print(json.dumps(report, allow_nan=False) if options.json else "\n".join(_plain(line) for line in lines))
     return 0 if report["ok"] else 1
 
 
+def _hint(error: Exception) -> str:
+    if isinstance(error, ImportError):
+        return "a device needs numpy and the runtime that run.py info names; install what is missing"
+    if isinstance(error, Malformed):
+        return "give a bundle folder as hwprune export wrote it"
+    return "run.py --help says what each verb takes, run.py info what this bundle is"
+
+
 def _plain(text: str) -> str:
-    """Text that a terminal only shows."""
-    return "".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in text)
+    """Text that a terminal can show, and only shows."""
+    shown = "".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in text)
+    encoding = sys.stdout.encoding or "ascii"
+    return shown.encode(encoding, "backslashreplace").decode(encoding)
 
 
 if __name__ == "__main__":

@@ -207,3 +207,95 @@ def test_the_copy_in_a_bundle_runs_by_itself(bundle: BundleFolder) -> None:
     assert done.stderr == ""
     assert done.returncode == 0
     assert outcomes(json.loads(done.stdout)) == {"hashes": True, "golden": True}
+
+
+def test_what_it_is_is_told_without_a_runtime(
+    bundle: BundleFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle.manifest.update(
+        preprocessing={"kind": "image", "color": "RGB", "class_names": ["cat", "d\x1b[2Jog"]},
+        accuracy={"metric": "accuracy", "artifact": 0.75},
+        created="2026-01-01T00:00:00+00:00",
+    )
+    bundle.save()
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setitem(sys.modules, "numpy", None)
+    assert main(["info", str(bundle.path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert {
+        "ok     hashes: 10 files unchanged",
+        "engine: model.onnx, 76 bytes, fp32",
+        "runtime: onnxruntime, 1 threads, for target here",
+        "input x: float32 [1, 3]",
+        "output y: float32 [1, 3]",
+        "preprocessing: kind image, color RGB",
+        "classes: cat, d\\x1b[2Jog",
+        "measured: 2 ms",
+        "accuracy: metric accuracy, artifact 0.75",
+        "created: 2026-01-01T00:00:00+00:00",
+    } <= set(lines)
+    assert main(["info", str(bundle.path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["manifest"]["accuracy"]["artifact"] == 0.75
+
+
+def test_bench_tells_how_good_the_number_is(
+    bundle: BundleFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    took = {"p50_ms": 1.5, "low_ms": 1.4, "high_ms": 1.6, "p90_ms": 1.7, "clean": 70, "repeats": 80}
+    quality = {
+        "contention": {"clean_fraction": 0.875},
+        "rounds": 7,
+        "burst": 5,
+        "threads": 1,
+        "clock": "perf_counter_ns",
+    }
+    asked = {}
+
+    def measure(calls: Any, **settings: Any) -> dict[str, Any]:
+        asked.update(settings)
+        return {"candidates": {"engine": took}, **quality}
+
+    monkeypatch.setattr(device_runner, "measure", measure)
+    assert main(["bench", str(bundle.path), "--rounds", "7"]) == 0
+    assert asked == {"rounds": 7, "threads": 1, "cpu_time": True}
+    assert capsys.readouterr().out.splitlines() == [
+        "1.5 ms (95 %: 1.4 to 1.6), p90 1.7 ms",
+        "70 of 80 samples undisturbed (88% of all), 7 rounds, 1 threads, clock perf_counter_ns",
+        "recorded: 2 ms",
+    ]
+    bundle.manifest["device"]["cpu"] = "Cortex-A76"
+    bundle.save()
+    assert main(["bench", str(bundle.path), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["recorded_ms"], document["differing"], document["latency_ms"]) == (2.0, ["cpu"], took)
+
+
+def test_bench_on_a_busy_device(
+    bundle: BundleFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise MeasurementRefused("too busy: 3%")
+
+    monkeypatch.setattr(device_runner, "measure", refuse)
+    assert main(["bench", str(bundle.path)]) == 1
+    assert capsys.readouterr().out == "FAILED latency: too busy: 3%\n"
+
+
+def test_every_verb_refuses_what_was_changed(bundle: BundleFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    (bundle.path / "golden.npz").write_bytes(b"")
+    where = str(bundle.path)
+    for arguments in (["info", where], ["bench", where], ["verify", where], ["infer", "x.npy", "--bundle", where]):
+        assert main(arguments) == 1
+        assert capsys.readouterr().out.startswith("FAILED hashes: golden.npz was changed")
+        assert main([*arguments, "--json"]) == 1
+        assert json.loads(capsys.readouterr().out)["checks"][0]["name"] == "hashes"
+
+
+def test_arrays_go_in_by_name(bundle: BundleFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.savez(tmp_path.parent / "in.npz", x=np.arange(6, dtype=np.float32).reshape(2, 3))
+    output = tmp_path.parent / "out.npz"
+    arguments = ["infer", str(tmp_path.parent / "in.npz"), "--bundle", str(bundle.path), "--output", str(output)]
+    assert main([*arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["outputs"] == [{"name": "y", "shape": [2, 3]}]
+    with np.load(output) as written:
+        np.testing.assert_array_equal(written["output_0"], [[0, 1, 4], [9, 16, 25]])
