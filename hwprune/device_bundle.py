@@ -18,7 +18,8 @@ from __future__ import annotations
 import sys
 
 if __name__ == "__main__" and not (sys.flags.isolated or getattr(sys.flags, "safe_path", False)):
-    del sys.path[0]  # the folder of this file: whatever lies there would be imported in place of Python's own modules
+    _folder = sys.path.pop(0)  # of this file: whatever lies there would be imported in place of Python's own modules
+    sys.path[:] = [place for place in sys.path if place not in ("", _folder)]
 
 import argparse
 import hashlib

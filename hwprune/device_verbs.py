@@ -106,8 +106,8 @@ def infer(bundle: Bundle, sources: Sequence[str], *, output: Path | None = None)
 
     Returns:
         ``results``: for every sample ``source`` and ``index`` in it, and where the first output is (N, classes)
-        ``class``, ``name`` (if the manifest has names) and ``score`` (the softmax of that output); ``outputs``: name
-        and shape of each; ``output``.
+        ``class``, ``name`` (if the manifest has names) and ``score`` (the softmax of that output; class and score are
+        None where it is not finite); ``outputs``: name and shape of each; ``output``.
 
     Raises:
         BadInput: a file is none of these, or does not fit the engine.
@@ -126,7 +126,8 @@ def infer(bundle: Bundle, sources: Sequence[str], *, output: Path | None = None)
         for result, row in zip(results, outputs[0]):
             result.update(_classified(row, preprocessing.get("class_names")))
     if output is not None:
-        np.savez(output, **{f"output_{i}": one for i, one in enumerate(outputs)})
+        with output.open("wb") as file:
+            np.savez(file, **{f"output_{i}": one for i, one in enumerate(outputs)})
     shapes = [{"name": port["name"], "shape": list(one.shape)} for port, one in zip(engine.outputs, outputs)]
     return {"ok": True, "results": results, "outputs": shapes, "output": None if output is None else str(output)}
 
@@ -136,7 +137,10 @@ def infer_lines(document: Mapping[str, Any]) -> list[str]:
     lines = []
     for one in document["results"]:
         name = f" {one['name']}" if one.get("name") is not None else ""
-        found = f"class {one['class']}{name}, score {one['score']:.4f}" if "class" in one else "done"
+        if one.get("class") is None:
+            found = "its outputs are not finite" if "class" in one else "done"
+        else:
+            found = f"class {one['class']}{name}, score {one['score']:.4f}"
         lines.append(f"{one['source']}[{one['index']}]: {found}")
     return [*lines, *([f"outputs: {document['output']}"] if document["output"] else [])]
 
@@ -222,6 +226,8 @@ def _check_latency(manifest: Mapping[str, Any], p50_ms: float) -> Check:
 def _classified(row: NDArray[Any], names: Any) -> dict[str, Any]:
     np = importlib.import_module("numpy")
     logits = row.astype(np.float64)
+    if not np.isfinite(logits).all():
+        return {"class": None, "score": None}
     found, likely = int(np.argmax(logits)), np.exp(logits - np.max(logits))
     named = isinstance(names, list) and found < len(names)
     return {

@@ -299,3 +299,15 @@ def test_arrays_go_in_by_name(bundle: BundleFolder, tmp_path: Path, capsys: pyte
     assert json.loads(capsys.readouterr().out)["outputs"] == [{"name": "y", "shape": [2, 3]}]
     with np.load(output) as written:
         np.testing.assert_array_equal(written["output_0"], [[0, 1, 4], [9, 16, 25]])
+
+
+def test_outputs_that_are_not_finite_are_no_class(
+    bundle: BundleFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path.parent / "in.npy", np.array([[1e30, 1, 2], [1, 3, 2]], np.float32))
+    arguments = ["infer", str(tmp_path.parent / "in.npy"), "--bundle", str(bundle.path)]
+    assert main([*arguments, "--json"]) == 0
+    results = json.loads(capsys.readouterr().out)["results"]
+    assert [one["class"] for one in results] == [None, 1]
+    assert main(arguments) == 0
+    assert "[0]: its outputs are not finite" in capsys.readouterr().out

@@ -15,7 +15,7 @@ from .workshop import MODEL
 @pytest.mark.parametrize("what", ["finished", MODEL])
 def test_export_signs(workshop: Path, what: str) -> None:
     pytest.importorskip("cryptography")
-    from ..test_device_tampering import make_keys
+    from ..test_device_signature import make_keys
 
     private, public = make_keys(workshop / "key")
     assert main(["export", *what.split(), "--sign", str(private), "--output", "out"]) == 0
