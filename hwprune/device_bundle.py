@@ -99,7 +99,7 @@ def read_manifest(folder: str | Path, public_key: str | Path | None = None) -> d
     if public_key is not None:
         _check_signature(Path(folder) / SIGNATURE, raw, Path(public_key))
     if raw[:_HEAD_BYTES] != (HEAD % hashlib.sha256(raw[_HEAD_BYTES:]).hexdigest()).encode():
-        raise Refused("manifest", f"{MANIFEST} was changed after it was written")
+        raise Refused("manifest", f"{MANIFEST} was changed after it was written, or is of an earlier hwprune")
     manifest = _parsed(raw)
     version = manifest.get("schema_version") if isinstance(manifest, dict) else None
     if version != SCHEMA_VERSION:

@@ -139,7 +139,7 @@ def test_manifests_that_are_none(
 @pytest.mark.parametrize("text", [b"", b"[]", b"{", b"null", b"{}", b'{"manifest_sha256": "' + b"0" * 64 + b'",'])
 def test_what_does_not_begin_with_its_own_digest_is_not_parsed(bundle: BundleFolder, text: bytes) -> None:
     (bundle.path / "manifest.json").write_bytes(text)
-    assert refusal(bundle.path) == "manifest: manifest.json was changed after it was written"
+    assert refusal(bundle.path).startswith("manifest: manifest.json was changed after it was written, or")
 
 
 def test_a_huge_manifest_is_not_read(bundle: BundleFolder) -> None:
