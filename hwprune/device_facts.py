@@ -1,4 +1,4 @@
-"""What a device is, and what else it is doing; stands beside ``run.py`` in every bundle."""
+"""What a device is, and what else it is doing; stands beside ``device_runner.py`` on every device."""
 
 from __future__ import annotations
 

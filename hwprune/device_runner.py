@@ -1,18 +1,13 @@
-"""The one clock: run an exported engine, time it honestly, verify a bundle on the device it was made for.
+"""The one clock: run an exported engine and time it honestly.
 
-It needs Python 3.8, numpy and the runtime (both imported late), ``device_facts.py`` and the runtime's engine file (and
-``device_storage.py`` for packed engines), and nothing else: hwprune measures with them, and copies them verbatim into
-every bundle, so that the latency table, the report and the device share one measurement.
-``python run.py [BUNDLE_DIR] [--json] [--no-latency]`` exits 0: every check passed, 1: a check failed, 2: bad input.
+It needs Python 3.8, numpy and the runtime (both imported late), ``device_facts.py`` and the runtime's engine file, and
+nothing else: hwprune measures with them, and copies them verbatim into every bundle and kit, so that the latency table,
+the report and the device share one measurement.
 """
 
 from __future__ import annotations
 
-import argparse
-import hashlib
 import importlib
-import io
-import json
 import math
 import random
 import sys
@@ -26,7 +21,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Engine = Any  # hwprune.engines.Engine, which is not on a device
-    Check = tuple[str, bool, str]  # name, whether it holds, detail
 SAMPLE_NS = 100_000  # a timed sample lasts at least this long: clock resolution and overhead stay below 1 %
 CLEAN_RATIO = 1.05  # a single-threaded sample is clean when wall time <= this times its thread CPU time
 WAKING_NS = 50_000  # that a thread may wait for a processor when a call wakes it, though nobody else wants one
@@ -41,6 +35,9 @@ ENGINES = {  # runtime: (its engine file, "<name>_engine.py"; the device that it
     "ncnn": ("ncnn", "cpu"),
     "tensorrt": ("tensorrt", "cuda"),
 }
+
+ONNX = ("onnxruntime", "openvino", "tensorrt")  # engine files that open ONNX models
+SOURCES: dict[str, bytes] = {}  # our files on a device, where they were checked; else what is beside this one
 
 
 class MeasurementRefused(RuntimeError):
@@ -71,12 +68,17 @@ def sibling(name: str, package: str = "hwprune") -> Any:
     if __name__.startswith("hwprune."):
         return importlib.import_module(f"{package}.{name}")
     if name not in sys.modules:
-        path = Path(__file__).resolve().parent / f"{name}.py"
-        if not path.is_file():
-            raise BadInput(f"{path} is missing")
+        source = SOURCES.get(f"{name}.py") if SOURCES else _beside(f"{name}.py")
+        if source is None:
+            raise BadInput(f"{name}.py is missing")
         module = sys.modules[name] = types.ModuleType(name)
-        exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
+        exec(compile(source, f"{name}.py", "exec"), module.__dict__)
     return sys.modules[name]
+
+
+def _beside(file: str) -> bytes | None:
+    path = Path(__file__).resolve().parent / file
+    return path.read_bytes() if path.is_file() else None
 
 
 def open_engine(model: bytes | str, *, runtime: str = "onnxruntime", **settings: Any) -> Engine:
@@ -88,10 +90,13 @@ def open_engine(model: bytes | str, *, runtime: str = "onnxruntime", **settings:
         settings: ``threads`` (1 if not given), ``precision`` (fp32), ``instrumented`` (False: kernels are not timed).
 
     Raises:
-        BadInput: there is no such runtime here, or it cannot open the model.
+        BadInput: there is no such runtime here, or it cannot open the model, or bytes refer to files beside them.
         NotInstrumented: kernels are to be timed, and it cannot tell what they take.
     """
-    return engine_module(runtime).Engine(model, device=ENGINES[runtime][1], **settings)
+    module, (name, device) = engine_module(runtime), ENGINES[runtime]
+    if name in ONNX and isinstance(model, bytes) and b"location" in model and not settings.get("trusted_plan"):
+        sibling("onnx_graph", "hwprune.engines").check_whole(model)  # every reference to a file has that word in it
+    return module.Engine(model, device=device, **settings)
 
 
 def example_feeds(engine: Engine, seed: int = 0) -> dict[str, NDArray[Any]]:
@@ -285,115 +290,3 @@ def same_device(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     differing = [field for field in fields if a.get(field) != b.get(field)]
     minor = [str(device.get("runtime_version")).split(".")[:2] for device in (a, b)]
     return differing if minor[0] == minor[1] else [*differing, "runtime_version"]
-
-
-def _read_bundle(folder: Path) -> tuple[dict[str, Any], dict[str, bytes], Check]:
-    """The manifest, the contents of the files that are as recorded, and the check that all are."""
-    with (folder / "manifest.json").open("rb") as file:
-        manifest = json.loads(file.read(4 << 20))  # a longer one is cut, and then no JSON
-    contents: dict[str, bytes] = {}
-    for name, record in manifest["files"].items():
-        if name in ("", ".", "..") or set(name) & set("/\\:\0"):
-            raise BadInput(f"the manifest lists {name!r}; only plain file names inside the bundle are allowed")
-        path = folder / name
-        if path.is_file() and not path.is_symlink() and path.stat().st_size == record["bytes"]:
-            content = path.read_bytes()
-            if hashlib.sha256(content).hexdigest() == record["sha256"]:
-                contents[name] = content
-    changed = [name for name in manifest["files"] if name not in contents]
-    detail = f"missing or changed: {', '.join(changed)}" if changed else f"{len(contents)} files unchanged"
-    return manifest, contents, ("hashes", not changed, detail)
-
-
-def _check_golden(engine: Engine, feeds: Any, golden: Any, arrays: Any) -> Check:
-    np = importlib.import_module("numpy")
-    errors = []
-    for index, output in enumerate(engine.run(feeds)):
-        name = engine.outputs[index]["name"]
-        expected = arrays[golden["outputs"][name]].astype(np.float64)
-        if expected.shape != output.shape:
-            return "golden", False, f"output {name} has shape {output.shape}, expected {expected.shape}"
-        errors.append(np.linalg.norm(output - expected) / max(float(np.linalg.norm(expected)), 1e-300))
-    worst, limit = float(np.max(errors)), float(golden["relative_l2"])  # np.max keeps a NaN, and a NaN fails
-    return "golden", worst <= limit, f"relative L2 error {worst:.2e}, at most {limit:.2e}"
-
-
-def _check_latency(manifest: dict[str, Any], p50_ms: float) -> Check:
-    recorded = manifest.get("latency") or {}
-    if not recorded.get("measured_ms"):
-        return "latency", True, f"{p50_ms:.4g} ms measured; none recorded to compare with"
-    differing = same_device(manifest["device"], fingerprint(manifest["engine"]["runtime"]))
-    if differing:
-        return "latency", True, f"{p50_ms:.4g} ms; not compared: another device ({', '.join(differing)})"
-    limit = recorded["measured_ms"]["p50_ms"] * (1 + recorded["tolerance"])
-    return "latency", p50_ms <= limit, f"{p50_ms:.4g} ms measured, at most {limit:.4g} ms"
-
-
-def _verify(folder: Path, *, latency: bool, rounds: int) -> dict[str, Any]:
-    np = importlib.import_module("numpy")
-    manifest, contents, check = _read_bundle(folder)
-    checks, measured = [check], None
-    if check[1]:
-        settings, golden = manifest["engine"], manifest["golden"]
-        if __name__ == "__main__" and not {path.name for path in folder.glob("*.py")} <= set(contents):
-            raise BadInput("there is Python code in the bundle that its manifest does not list")
-        model = contents[settings["file"]]
-        if settings["file"].endswith(".packed"):
-            model = sibling("device_storage").unpack(model, settings["unpacked_bytes"])
-        engine = open_engine(model, **{key: settings[key] for key in ("runtime", "threads", "precision")})
-        arrays = np.load(io.BytesIO(contents[golden["file"]]), allow_pickle=False)
-        feeds = {port["name"]: arrays[golden["inputs"][port["name"]]] for port in engine.inputs}
-        checks.append(_check_golden(engine, feeds, golden, arrays))
-        if latency and checks[-1][1]:
-            try:
-                evidence = {"threads": settings["threads"], "cpu_time": engine.cpu_time}
-                measured = measure({"engine": engine.bind(feeds)}, rounds=rounds, **evidence)["candidates"]["engine"]
-                checks.append(_check_latency(manifest, measured["p50_ms"]))
-            except MeasurementRefused as error:
-                checks.append(("latency", False, str(error)))
-    named = [{"name": name, "ok": ok, "detail": detail} for name, ok, detail in checks]
-    return {"ok": all(check[1] for check in checks), "checks": named, "latency_ms": measured}
-
-
-def verify_bundle(folder: str | Path, *, latency: bool = True, rounds: int = 20) -> dict[str, Any]:
-    """Check a bundle's hashes, then its golden outputs, then its latency (compared on the same device only).
-
-    A check that fails ends it: nothing is opened before its hash was found right.
-
-    Returns:
-        ``ok``, ``checks`` (each ``{"name", "ok", "detail"}``), ``latency_ms`` (statistics of ``measure``, or None).
-
-    Raises:
-        BadInput: the bundle is malformed, or made for a runtime that this runner lacks.
-    """
-    try:
-        return _verify(Path(folder), latency=latency, rounds=rounds)
-    except (BadInput, ImportError):
-        raise
-    except KeyError as error:
-        raise BadInput(f"{folder}: the manifest or the golden file has no entry {error}") from error
-    except Exception as error:  # the file system, json, numpy, zipfile and the runtime each have their own
-        raise BadInput(f"{folder} is not a readable bundle: {type(error).__name__}: {error}") from error
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Verify a bundle from the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description="Verify an hwprune bundle on this device.")
-    parser.add_argument("bundle", nargs="?", default=Path(__file__).resolve().parent, help="default: beside run.py")
-    parser.add_argument("--json", action="store_true", help="print one JSON document on stdout")
-    parser.add_argument("--no-latency", action="store_true", help="check hashes and golden outputs only")
-    options = parser.parse_args(argv)
-    try:
-        report = verify_bundle(options.bundle, latency=not options.no_latency)
-    except (BadInput, ImportError) as error:
-        print(f"error: {error}\nhint: give a bundle folder; numpy and its runtime must be installed", file=sys.stderr)
-        return 2
-    lines = [f"{'ok' if check['ok'] else 'FAILED':6} {check['name']}: {check['detail']}" for check in report["checks"]]
-    print(json.dumps(report) if options.json else "\n".join(lines))
-    return 0 if report["ok"] else 1
-
-
-if not __name__.startswith("hwprune."):
-    sys.modules.setdefault("run", sys.modules[__name__])  # the files beside this one import from run
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,10 +1,10 @@
 """Measures what it is asked, on the device: several models open at once, timed against each other, kernel by kernel.
 
-Stands as ``worker.py`` beside ``run.py``; needs Python 3.8, numpy and the runtime. ``python worker.py FOLDER`` makes
-the visits of ``FOLDER/job.json`` and appends a line of JSON for each to ``FOLDER/results.jsonl``, after one about the
-device; it goes on where an earlier run ended. It opens and imports nothing before the hashes of all files are as the
-job says, and nothing that the job does not list. A job has ``schema_version`` (1), ``files`` (``{"sha256", "bytes"}``
-by name), ``runtime`` and ``visits`` (requests, see :func:`run_visit`), all of that runtime.
+Stands as ``worker.py`` beside ``device_runner.py``; needs Python 3.8, numpy and the runtime. ``python worker.py
+FOLDER`` makes the visits of ``FOLDER/job.json`` and appends a line of JSON for each to ``FOLDER/results.jsonl``, after
+one about the device; it goes on where an earlier run ended. It opens and imports nothing before the hashes of all files
+are as the job says, and nothing that the job does not list. A job has ``schema_version`` (1), ``files`` (``{"sha256",
+"bytes"}`` by name), ``runtime`` and ``visits`` (requests, see :func:`run_visit`), all of that runtime.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _BYTES = 1 << 20
 
 
 def _runner() -> Any:
-    return importlib.import_module("hwprune.device_runner" if __package__ else "run")
+    return importlib.import_module("hwprune.device_runner" if __package__ else "device_runner")
 
 
 class Kept:
@@ -178,8 +178,8 @@ def _work(folder: Path) -> str | None:
     if problem:
         return problem
     if not __package__:  # from its source: a compiled copy would not have been checked
-        path = folder / "run.py"
-        module = sys.modules["run"] = types.ModuleType("run")
+        path = folder / "device_runner.py"
+        module = sys.modules["device_runner"] = types.ModuleType("device_runner")
         module.__file__ = str(path)
         exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
     runner, runtime = _runner(), job["runtime"]

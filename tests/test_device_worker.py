@@ -173,7 +173,9 @@ def test_it_begins_again_when_even_the_first_line_was_cut(tmp_path: Path, cut: s
     assert set(job.results[0]) == {"fingerprint", "schema_version"}
 
 
-@pytest.mark.parametrize("name", ["run.py", "worker.py", "onnxruntime_engine.py", "device_facts.py", "a.onnx"])
+@pytest.mark.parametrize(
+    "name", ["device_runner.py", "worker.py", "onnxruntime_engine.py", "device_facts.py", "a.onnx"]
+)
 @pytest.mark.parametrize("how", ["changed", "gone", "link"])
 def test_nothing_is_opened_or_imported_when_a_file_is_not_as_it_was_sent(job: Job, name: str, how: str) -> None:
     path = job.folder / name

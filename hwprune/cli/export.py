@@ -41,18 +41,20 @@ def command(
     storage: Annotated[
         str | None, typer.Option(help="ENCODING[-PRECISION][-COMPRESSION] of the engine file, such as gap8-int8-xz.")
     ] = None,
+    sign: Annotated[Path | None, typer.Option(help="Sign with this private Ed25519 key (PEM).")] = None,
     config: Config = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> int:
     """Export a model to a verified, measured bundle."""
-    from hwprune.deploy import Storage
+    from hwprune.deploy import SigningKey, Storage
     from hwprune.errors import InputError
     from hwprune.targets import load_target
     from hwprune.verbs import copy_bundle, export
 
     if (run is None) == (model is None):
         raise InputError("export takes one thing", hint="give a run folder, or --model with --input-shape")
+    key = None if sign is None else SigningKey(sign)
     if run is not None:
         unused = given(context) & _OF_A_MODEL
         if unused:
@@ -61,6 +63,8 @@ def command(
                 hint="leave it out, or export a model with --model",
             )
         document = copy_bundle(run, output)
+        if key is not None:
+            key.sign(output)
         emit(document, as_json=json, text=str(output))
         return 0
     if model is None or not input_shape:
@@ -75,6 +79,8 @@ def command(
         storage=None if storage is None else Storage.parse(storage),
         seed=seed,
     )
+    if key is not None:
+        key.sign(output)
     emit(document, as_json=json, text=f"{output}: {milliseconds(document['latency_ms'])}{_stored(document)}")
     return 0
 

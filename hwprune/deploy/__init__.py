@@ -22,6 +22,7 @@ from hwprune.deploy.packing import packed_size as packed_size
 from hwprune.deploy.packing import unpack as unpack
 from hwprune.deploy.parity import Parity as Parity
 from hwprune.deploy.parity import compare as compare
+from hwprune.deploy.signing import SigningKey as SigningKey
 from hwprune.deploy.storage import Storage as Storage
 from hwprune.deploy.writing import write_bundle as write_bundle
 
@@ -33,6 +34,7 @@ __all__ = [
     "OnnxInfo",
     "PairMeasurement",
     "Parity",
+    "SigningKey",
     "Storage",
     "channel_block",
     "compare",

@@ -13,15 +13,16 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from hwprune.deploy.bundle import PACKED_FILE, SCHEMA_VERSION, Bundle, sealed, verify
+from hwprune.deploy.bundle import PACKED_FILE, Bundle, sealed, verify
 from hwprune.deploy.engine import Engine, in_order, run_engine
 from hwprune.deploy.formats import read_model
 from hwprune.deploy.packing import pack, unpack
 from hwprune.deploy.parity import RELATIVE_L2, compare, held_to
 from hwprune.deploy.reference import reference_outputs
 from hwprune.deploy.storage import Storage
+from hwprune.device_bundle import SCHEMA_VERSION
 from hwprune.errors import BundleError, InputError, ParityError
-from hwprune.files import replacing_folder, write_atomic, write_json
+from hwprune.files import replacing_folder, write_atomic
 from hwprune.network.forward import Example, mapped, tensors_in
 from hwprune.targets import Target, device_files, runtime_for
 
@@ -214,7 +215,7 @@ def _write_files(place: Path, contents: Mapping[str, bytes], document: Mapping[s
         name: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
         for name, content in contents.items()
     }
-    write_json(place / "manifest.json", sealed({**document, "files": files}))
+    write_atomic(place / "manifest.json", sealed({**document, "files": files}))
 
 
 def _must_verify(place: Path) -> None:

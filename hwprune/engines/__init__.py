@@ -1,7 +1,7 @@
-"""Engines: one file per runtime that opens an exported model and runs it, here and beside ``run.py`` on a device.
+"""Engines: one file per runtime that opens an exported model and runs it, here and on devices.
 
-Each file needs Python 3.8, numpy and its runtime, all but the standard library imported late. It has a class ``Engine``
-and the functions and constants of :class:`EngineModule`.
+On a device it stands beside ``device_runner.py``. Each file needs Python 3.8, numpy and its runtime, all but the
+standard library imported late. It has a class ``Engine`` and the functions and constants of :class:`EngineModule`.
 """
 
 from __future__ import annotations

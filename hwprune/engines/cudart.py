@@ -1,6 +1,6 @@
 """CUDA's runtime library through ctypes: what an engine on a GPU needs of it.
 
-Stands beside ``run.py`` on a device; needs Python 3.8 and the standard library.
+Stands beside ``device_runner.py`` on a device; needs Python 3.8 and the standard library.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING or __package__:
     from hwprune.device_runner import BadInput
 else:
-    from run import BadInput  # beside run.py on a device
+    from device_runner import BadInput  # beside it on a device
 
 _LIBRARIES = ("libcudart.so.13", "libcudart.so.12", "libcudart.so", "/usr/local/cuda/lib64/libcudart.so")
 _LIBRARIES_OF_PIP = ("cu13/lib/libcudart.so.13", "cuda_runtime/lib/libcudart.so.12")

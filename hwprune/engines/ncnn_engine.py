@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING or __package__:
     from hwprune.device_runner import BadInput, NotInstrumented
 else:
-    from run import BadInput, NotInstrumented  # beside run.py on a device
+    from device_runner import BadInput, NotInstrumented  # beside it on a device
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -1,7 +1,8 @@
 """The nodes of an ONNX model, read without the onnx package, and which of a runtime's kernels each of them runs in.
 
-Needed where kernels are timed. Only the names and edges of the graph are read. The format is protobuf's: a message is a
-sequence of numbered fields (https://protobuf.dev/programming-guides/encoding), whose numbers are in onnx.proto.
+Needed where kernels are timed, and to see that a model is whole. Only names and edges of the graph are read. The format
+is protobuf's: a message is a sequence of numbered fields (https://protobuf.dev/programming-guides/encoding), whose
+numbers are in onnx.proto.
 """
 
 from __future__ import annotations
@@ -12,10 +13,22 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING or __package__:
     from hwprune.device_runner import BadInput
 else:
-    from run import BadInput  # beside run.py on a device
+    from device_runner import BadInput  # beside it on a device
 
 _GRAPH, _NODE, _INITIALIZER, _INPUT = 7, 1, 5, 11  # fields of ModelProto and GraphProto
 _TENSOR_NAME, _VALUE_NAME = 8, 1
+_EXTERNAL = 13  # field of TensorProto
+_HOLDS: dict[str, dict[int, str]] = {  # by kind of message: the fields through which tensors are reached
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+    "function": {7: "node", 11: "attribute"},
+    "training": {1: "graph", 2: "graph"},
+    "tensor": {},
+}
+_LAST_FIELD = (1 << 29) - 1
 
 
 class Node(NamedTuple):
@@ -111,6 +124,28 @@ class Graph:
             if places and node.name in self.live:
                 found.setdefault(node.name, min(places))
         return found
+
+
+def check_whole(model: bytes) -> None:
+    """Refuse a model whose weights are not all inside: a runtime may open the files that it names.
+
+    Raises:
+        BadInput: a tensor anywhere in it has external data, or it is no ONNX model.
+    """
+    waiting = [("model", memoryview(model))]
+    try:
+        while waiting:
+            kind, message = waiting.pop()
+            for number, content in _fields(message):
+                if number > _LAST_FIELD:  # what a reader of 32 bits makes of that is another field
+                    raise IndexError(f"field {number}")
+                if kind == "tensor" and number == _EXTERNAL:
+                    name = (*_texts(message, _TENSOR_NAME), "")[0]
+                    raise BadInput(f"the model keeps the tensor {name!r} in another file; its weights must be inside")
+                if number in _HOLDS[kind]:
+                    waiting.append((_HOLDS[kind][number], content))
+    except (IndexError, UnicodeDecodeError) as error:
+        raise BadInput(f"this is no ONNX model: {error}") from error
 
 
 def _node(content: memoryview) -> Node:

@@ -1,8 +1,8 @@
 """TensorRT plans: built from an ONNX model on the GPU that is to run them, or opened.
 
-Stands beside ``run.py`` on a device. What differs between TensorRT 10.3 (JetPack 6) and 11 is found by asking for
-it. Up to TensorRT 10 the builder chooses the precision of every kernel, with a flag for each that it may use; from 11
-on the types in the model are the types of the kernels. int8 is QuantizeLinear and DequantizeLinear in the model, in
+Stands beside ``device_runner.py`` on a device. What differs between TensorRT 10.3 (JetPack 6) and 11 is found by asking
+for it. Up to TensorRT 10 the builder chooses the precision of every kernel, with a flag for each that it may use; from
+11 on the types in the model are the types of the kernels. int8 is QuantizeLinear and DequantizeLinear in the model, in
 every version: there is no calibration.
 """
 
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING or __package__:
     from hwprune.device_runner import BadInput, NotInstrumented
 else:
-    from run import BadInput, NotInstrumented  # beside run.py on a device
+    from device_runner import BadInput, NotInstrumented  # beside it on a device
 
 _NODE = re.compile(r"\[ONNX Layer: (.+?)\](?=$|[\x1e\x1f\[])")  # in a layer's metadata, once for each node fused in it
 _timings: dict[str | None, bytes] = {}  # what builders measured so far, by Build.timing_cache

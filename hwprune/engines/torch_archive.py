@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING or __package__:
     from hwprune.device_runner import BadInput
 else:
-    from run import BadInput  # beside run.py on a device
+    from device_runner import BadInput  # beside it on a device
 
 _OPERATORS = ("torch.ops.aten.", "_operator.getitem")
 _EVALUATED = ("expr_str", "guards_code", "range_constraints")  # of dynamic shapes

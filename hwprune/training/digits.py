@@ -25,5 +25,5 @@ def load_digits(input_shape: Sequence[int], seed: int) -> Data:
         train=ImageDataset(pictures, raw.target, train, preprocessing),
         validation=ImageDataset(pictures, raw.target, validation, preprocessing),
         classes=10,
-        preprocessing=preprocessing.to_dict(),
+        preprocessing={**preprocessing.to_dict(), "class_names": [str(name) for name in raw.target_names]},
     )

@@ -15,6 +15,7 @@ from hwprune.budget import Plan, read_problem
 from hwprune.compression import CompressConfig, InMemory, RunFolder, compress, pipeline, resumed_config, stages
 from hwprune.compression.stages import Trial
 from hwprune.deploy import Bundle, measure_memory
+from hwprune.device_bundle import verify_bundle
 from hwprune.errors import BudgetError, InputError, MeasurementError, MissingLatencyError
 from hwprune.footprint import footprint
 from hwprune.latency import LatencyTable, predict
@@ -56,7 +57,7 @@ def check_run(path: Path) -> dict[str, Any]:
     images = load_data(f"{fakes.TINY}:data", input_shape=(1, 1, 6, 6)).validation[3][0].unsqueeze(0)
     (found,) = engine.run({engine.inputs[0]["name"]: images.numpy()})
     np.testing.assert_allclose(found, smaller.eval()(images).detach().numpy(), rtol=1e-4, atol=1e-5)
-    assert device_runner.verify_bundle(path / "bundle", latency=False)["ok"]
+    assert verify_bundle(path / "bundle", latency=False)["ok"]
     assert (path / "report.html").exists()
     return result
 

@@ -12,6 +12,7 @@ import pytest
 from hwprune import device_runner
 from hwprune.compression import CompressConfig, Progress, compress, read_config
 from hwprune.compression.job import prepare
+from hwprune.device_bundle import verify_bundle
 from hwprune.errors import DataError, InputError
 from hwprune.verbs import load
 
@@ -34,7 +35,7 @@ def test_to_a_budget_of_operations(data: str, inputs: str, tmp_path: Path, devic
     assert run.result["accuracy"] > 0.8
     assert run.result["accuracy_of"] == "exported engine"
     assert run.result["parity"]["samples"] == 48
-    assert device_runner.verify_bundle(run.bundle, latency=False)["ok"]
+    assert verify_bundle(run.bundle, latency=False)["ok"]
 
     engine = device_runner.open_engine(str(run.path / "model.onnx"))
     names = ["input_ids", "attention_mask"] if data == "data" else ["input_0", "input_1"]

@@ -97,7 +97,7 @@ def reseal(bundle, name, content):
     (bundle.path / name).write_bytes(content)
     record = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
     manifest = {**bundle.manifest, "files": {**bundle.manifest["files"], name: record}}
-    (bundle.path / "manifest.json").write_text(json.dumps(sealed(manifest)))
+    (bundle.path / "manifest.json").write_bytes(sealed(manifest))
 
 
 def test_a_changed_engine_is_not_opened(write):
@@ -119,7 +119,7 @@ def test_a_changed_engine_is_not_opened(write):
 def test_an_engine_larger_than_the_manifest_says_is_not_unpacked(write):
     bundle = write("gap8-xz")
     engine = {**bundle.manifest["engine"], "unpacked_bytes": 1000}
-    (bundle.path / "manifest.json").write_text(json.dumps(sealed({**bundle.manifest, "engine": engine})))
+    (bundle.path / "manifest.json").write_bytes(sealed({**bundle.manifest, "engine": engine}))
     with pytest.raises(BundleError, match="at most 1"):
         verify(bundle.path)
 

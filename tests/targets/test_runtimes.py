@@ -242,8 +242,9 @@ def test_its_files_for_a_device_stand_alone(runtime: Runtime, worker: bool, pack
     """Python 3.8; from hwprune nothing but what is beside them, and that only where they are part of it."""
     files = device_files(runtime.name, worker=worker, packed=packed)
     assert ("device_storage.py" in files) is packed
-    assert {"run.py", "device_facts.py"} <= set(files)
+    assert {"device_runner.py", "device_facts.py"} <= set(files)
     assert ("worker.py" in files) is worker
+    assert ("run.py" in files) is not worker
     for name, content in files.items():
         tree = ast.parse(content, name, feature_version=(3, 8))
         outside = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]

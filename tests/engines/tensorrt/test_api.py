@@ -172,10 +172,9 @@ def test_each_file_stands_alone(module: Any) -> None:
 def test_the_files_work_beside_the_runner(tmp_path: Path) -> None:
     for module in (device_runner, *MODULES):
         shutil.copy(str(module.__file__), tmp_path)
-    (tmp_path / "device_runner.py").rename(tmp_path / "run.py")
     code = (
-        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import run\n"
-        "print(run.engine_module('tensorrt').available()); print('hwprune' in sys.modules)"
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import device_runner\n"
+        "print(device_runner.engine_module('tensorrt').available()); print('hwprune' in sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, timeout=120, cwd=tmp_path
