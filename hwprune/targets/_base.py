@@ -21,12 +21,14 @@ class Runtime:
             ``model.param`` and ``model.bin``.
         kernels: whether it tells what the kernels of a network take.
         precisions: those it offers.
+        signed_activations: whether 8-bit activations are signed, around zero; else unsigned with a zero point.
     """
 
     name: ClassVar[str]
     model_format: ClassVar[str] = "onnx"
     kernels: ClassVar[bool] = True
     precisions: ClassVar[tuple[str, ...]] = ("fp32",)
+    signed_activations: ClassVar[bool] = False
 
     def unavailable(self) -> str | None:
         """Why it cannot run on this machine, with what to install, or None if it can."""
