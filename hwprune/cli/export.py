@@ -65,9 +65,7 @@ def command(
     json: Json = False,
 ) -> int:
     """Export a model to a verified, measured bundle."""
-    from hwprune.deploy import Storage
-    from hwprune.deploy.accuracy import Gates
-    from hwprune.deploy.forms import Asked
+    from hwprune.deploy import Asked, Gates, Storage
     from hwprune.errors import InputError
     from hwprune.targets import load_target
     from hwprune.verbs import copy_bundle, export

@@ -12,6 +12,7 @@ import onnx
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from hwprune import device_runner
 from hwprune.deploy.calibration import from_example
 from hwprune.deploy.parity import RELATIVE_L2, Parity
 from hwprune.deploy.reference import reference_outputs
@@ -60,7 +61,7 @@ def first_departure(model: nn.Module, example: Example, content: bytes, precisio
         reference_outputs(model, example)
     try:
         (values,) = values_on(onnx.load_from_string(content), from_example(content, example).feeds)
-    except HwpruneError:
+    except (HwpruneError, device_runner.BadInput):
         return None
     by_shape: dict[tuple[int, ...], list[NDArray[Any]]] = {}
     for array in values.values():

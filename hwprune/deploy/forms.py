@@ -137,7 +137,7 @@ def forms_of(source: Source, target: Target, precisions: Sequence[str], asked: A
     if source.data is None and (asked.gates.asked or tuple(precisions) == ("int8",)):
         what = "a gate" if asked.gates.asked else "int8"
         raise InputError(f"{what} needs data, and none was given", hint="give --data")
-    own = "fp16" if half_types(source.model) and target.precision != "fp32" else "fp32"
+    own = "fp16" if half_types(source.model) and "fp16" in precisions and "fp32" not in precisions else "fp32"
     exported = exported_bytes(source.model, source.example)
     judge = None if source.data is None else Judge(source.model, source.data, source.task)
     first = _judged(Form(target=replace(target, precision=own), content=exported), source, judge, asked)

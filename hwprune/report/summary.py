@@ -102,10 +102,11 @@ def _accuracy_gate(lost: Mapping[str, Any], gates: Mapping[str, Any]) -> str:
         f"{gates['max_degradation']:g}" if gates["max_degradation"] is not None else "",
         f"{gates['percent_max_degradation']:g} %" if gates["percent_max_degradation"] is not None else "",
     ]
-    interval = "" if lost["low"] is None else f" (95 % interval {lost['low']:+.4f} to {lost['high']:+.4f})"
+    interval = "" if lost["low"] is None else f" (lost: {lost['low']:+.4f} to {lost['high']:+.4f} at 95 %)"
     allowed = " and ".join(one for one in asked if one)
     met = "met" if gates["met"] else "MISSED"
-    return f"{lost['metric']} may fall by {allowed}: {met}, {lost['lost']:.4f} lost{interval}"
+    way = "fell" if lost["lost"] > 0 else "rose"
+    return f"{lost['metric']} may fall by {allowed}: {met}, it {way} by {abs(lost['lost']):.4f}{interval}"
 
 
 def _other(budget: Mapping[str, Any]) -> str:
