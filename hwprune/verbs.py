@@ -7,7 +7,6 @@ that the command line prints with ``--json``.
 from __future__ import annotations
 
 import shutil
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,15 @@ from torch import nn
 
 from hwprune.budget import Plan
 from hwprune.compression import Progress, RunFolder
-from hwprune.deploy import Bundle, Storage, check_deliverable, export_onnx, measure_one, verify, write_bundle
+from hwprune.deploy import Bundle, Storage, check_deliverable, measure_one, verify
 from hwprune.deploy.formats import engine_at, engine_bytes
-from hwprune.deploy.packing import pack, unpack
+from hwprune.deploy.forms import Asked, Source
 from hwprune.deploy.profiling import Method, pack_model, profile_model, unpack_model
+from hwprune.deploy.release import release
 from hwprune.errors import BundleError, InputError
 from hwprune.files import replacing_folder, write_atomic
 from hwprune.footprint import Footprint, footprint
+from hwprune.inputs import spelled
 from hwprune.latency import LatencyTable, Prediction
 from hwprune.latency import predict as predict_layers
 from hwprune.network import cut, inspection, load_model, load_weights, trace
@@ -31,6 +32,7 @@ from hwprune.network.forward import Example
 from hwprune.network.inputs import Inputs, described, example_for
 from hwprune.targets import Target, load_target, runtime_for
 from hwprune.targets.connection import device_at
+from hwprune.training import ClassificationTask, load_data, load_task
 
 ModelLike = str | nn.Module
 
@@ -213,16 +215,20 @@ def export(
     input_shape: Inputs,
     output: Path,
     weights: Path | None = None,
+    data: str | Path | None = None,
+    task: Path | None = None,
     target: str | Path | Target = "local-onnxruntime",
+    asked: Asked | None = None,
     storage: Storage | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Export a model to a bundle: one ONNX file, held against torch and measured; packed, if a storage is given.
 
-    Without a data set, parity is checked on random inputs, and no accuracy is recorded.
+    Of several precisions the fastest is written that passes; none, if none does. Without a data set, parity is checked
+    on random inputs, no accuracy is recorded, and there is no int8.
 
     Raises:
-        InputError: the model, inputs, target or output is wrong.
+        InputError: the model, inputs, data, target or output is wrong.
         ParityError: the engine does not compute what the model computes.
         MeasurementError: the device was too busy.
     """
@@ -231,22 +237,14 @@ def export(
     check_deliverable(chosen)
     RunFolder.check_free(Path(output))
     dense, example = _load(model, input_shape, chosen, weights, seed)
-    with tempfile.TemporaryDirectory() as folder:
-        engine_file = Path(folder) / "model.onnx"
-        export_onnx(dense, example, engine_file)
-        stored = unpack(pack(engine_file, storage)) if storage else engine_file
-        latency = measure_one(stored, chosen).latency.to_dict()
-        bundle = write_bundle(
-            output,
-            engine=engine_file,
-            model=dense,
-            example=example,
-            target=chosen,
-            manifest={"measured_latency": latency, "device": device_at(chosen)},
-            storage=storage,
-        )
+    judged = ClassificationTask() if task is None else load_task(task)
+    known = None if data is None else load_data(data, input_shape=spelled(described(input_shape)), seed=seed)
+    source = Source(model=dense, example=example, data=known, task=judged)
+    bundle, found = release(source, chosen, replace(asked or Asked(), seed=seed), Path(output), storage=storage)
+    if bundle is None:
+        return {"bundle": None, **found}
     told = {key: bundle.manifest[key] for key in ("parity", *(["engine"] if storage else []))}
-    return {"bundle": str(output), "latency_ms": _brief(latency), **told}
+    return {"bundle": str(output), **found, "latency_ms": _brief(found["latency_ms"]), **told}
 
 
 def bench_target(

@@ -1,7 +1,7 @@
 """The ``hwprune`` command: verbs, exit statuses, and how errors are shown.
 
-Exit statuses: 0 done and every promise kept; 1 done, but the budget or the accuracy gate is missed (the
-result is written); 2 bad input, nothing written; 3 could not finish (the device was too busy to be
+Exit statuses: 0 done and every promise kept; 1 done, but the budget or the accuracy gate is missed (compress writes the
+result, export does only with --force); 2 bad input, nothing written; 3 could not finish (the device was too busy to be
 measured, or a fault in hwprune); 130 interrupted.
 """
 

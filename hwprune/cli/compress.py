@@ -10,9 +10,12 @@ import typer
 from hwprune.cli.options import (
     INPUTS,
     Batch,
+    CalibrationSamples,
     Config,
     HeadSizes,
     Json,
+    MaxDegradation,
+    PercentMaxDegradation,
     Precision,
     Seed,
     TargetName,
@@ -49,6 +52,9 @@ def command(
     threads: Threads = None,
     precision: Precision = None,
     batch: Batch = None,
+    calibration_samples: CalibrationSamples = 128,
+    max_degradation: MaxDegradation = None,
+    percent_max_degradation: PercentMaxDegradation = None,
     table: Annotated[Path | None, typer.Option(help="Latency table of the target; measured now if absent.")] = None,
     latency: Annotated[str | None, typer.Option(help="Latency budget: 0.5x or 8ms; several: 0.8x,0.6x.")] = None,
     size: Annotated[
@@ -145,7 +151,7 @@ def _compressed(settings: dict[str, Any], given: frozenset[str], *, resume: bool
 
     if processes().first:
         emit(run.result, as_json=json, text=f"{render_text(run.document)}\n{run.path / 'report.html'}")
-    return 0 if run.budget_met in (None, True) else 1
+    return 0 if run.kept_promises else 1
 
 
 def _swept(sweep: Sweep, *, resume: bool, json: bool) -> int:
@@ -160,7 +166,7 @@ def _swept(sweep: Sweep, *, resume: bool, json: bool) -> int:
         write_atomic(page, sweep_page([run.document for run in runs], [run.path for run in runs]))
         text = "\n\n".join(render_text(run.document) for run in runs)
         emit({"runs": [run.result for run in runs], "page": str(page)}, as_json=json, text=f"{text}\n{page}")
-    return 0 if all(run.budget_met in (None, True) for run in runs) else 1
+    return 0 if all(run.kept_promises for run in runs) else 1
 
 
 _SETTINGS = frozenset(command.__annotations__) - {"context", "json", "config", "resume", "return"}

@@ -8,11 +8,14 @@ from typing import Annotated, Any
 import typer
 
 from hwprune.cli.options import (
+    DATA,
     Batch,
+    CalibrationSamples,
     Config,
     InputShapeOfModel,
     Json,
-    Precision,
+    MaxDegradation,
+    PercentMaxDegradation,
     Seed,
     TargetName,
     Threads,
@@ -24,7 +27,8 @@ from hwprune.cli.options import (
 from hwprune.cli.output import emit, milliseconds
 
 NAME = "export"
-_OF_A_MODEL = frozenset({"input_shape", "weights", "target", "threads", "precision", "batch", "storage"})
+_JUDGING = ("data", "task", "calibration_samples", "max_degradation", "percent_max_degradation", "force")
+_OF_A_MODEL = frozenset({"input_shape", "weights", "target", "threads", "precision", "batch", "storage", *_JUDGING})
 
 
 def command(
@@ -34,9 +38,24 @@ def command(
     model: Annotated[str | None, typer.Option(help="A model instead (file.py:factory, …).")] = None,
     input_shape: InputShapeOfModel = None,
     weights: Weights = None,
+    data: Annotated[str | None, typer.Option(help=f"{DATA} Calibrates int8, and tells the engine's accuracy.")] = None,
+    task: Annotated[Path | None, typer.Option(help="File with loss(model, batch) and evaluate(predict).")] = None,
     target: TargetName = "local-onnxruntime",
     threads: Threads = None,
-    precision: Precision = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="fp32, fp16, int8, several (fp32,int8), or auto, all that the runtime has; the fastest that passes is "
+            "written, by measurement. Overrides the target's."
+        ),
+    ] = None,
+    calibration_samples: CalibrationSamples = 128,
+    max_degradation: MaxDegradation = None,
+    percent_max_degradation: PercentMaxDegradation = None,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Write the one precision asked for, even if it is no faster, or fails a gate."),
+    ] = False,
     batch: Batch = None,
     storage: Annotated[
         str | None, typer.Option(help="ENCODING[-PRECISION][-COMPRESSION] of the engine file, such as gap8-int8-xz.")
@@ -47,7 +66,7 @@ def command(
     json: Json = False,
 ) -> int:
     """Export a model to a verified, measured bundle."""
-    from hwprune.deploy import SigningKey, Storage
+    from hwprune.deploy import Asked, Gates, SigningKey, Storage
     from hwprune.errors import InputError
     from hwprune.targets import load_target
     from hwprune.verbs import copy_bundle, export
@@ -69,20 +88,49 @@ def command(
         return 0
     if model is None or not input_shape:
         raise InputError("--model needs --input-shape", hint="such as --input-shape 1,3,224,224")
-    chosen = load_target(target, threads=threads, precision=precision, batch=batch)
+    gates = Gates(max_degradation=max_degradation, percent_max_degradation=percent_max_degradation)
     document = export(
         model,
         input_shape=inputs_in(input_shape),
         output=output,
         weights=weights,
-        target=chosen,
+        data=data,
+        task=task,
+        target=load_target(target, threads=threads, batch=batch),
+        asked=Asked(precision=precision, gates=gates, samples=calibration_samples, force=force),
         storage=None if storage is None else Storage.parse(storage),
         seed=seed,
     )
-    if key is not None:
+    if key is not None and document["bundle"] is not None:
         key.sign(output)
-    emit(document, as_json=json, text=f"{output}: {milliseconds(document['latency_ms'])}{_stored(document)}")
-    return 0
+    emit(document, as_json=json, text=_said(document))
+    return 0 if document["passed"] else 1
+
+
+def _said(document: dict[str, Any]) -> str:
+    """What was written, and why nothing else was."""
+    lines = [
+        f"{one['precision']} not written: {one['not_delivered']}"
+        for one in document["precisions"]
+        if one["not_delivered"]
+    ]
+    if document["bundle"] is None:
+        return "\n".join([*lines, "nothing was written; --force writes a single precision all the same"])
+    latency = milliseconds(document["latency_ms"])
+    written = f"{document['bundle']}: {document['precision']}, {latency}{_stored(document)}"
+    return "\n".join([written, *_accuracy(document), *lines])
+
+
+def _accuracy(document: dict[str, Any]) -> list[str]:
+    """How the engine that was written compares with the model, and what of it is still in float32."""
+    (one,) = (one for one in document["precisions"] if one["precision"] == document["precision"])
+    said = []
+    if found := one["accuracy"]:
+        interval = "" if found["low"] is None else f" (95 % interval {found['low']:+.4f} to {found['high']:+.4f})"
+        said.append(f"{found['metric']} {found['artifact']:.4g}, lost {found['lost']:+.4f}{interval}")
+    if kept := one.get("kept_in_float"):
+        said.append(f"kept in float32: {', '.join(node['layer'] or node['node'] for node in kept)}")
+    return said
 
 
 def _stored(document: dict[str, Any]) -> str:

@@ -95,6 +95,7 @@ Model = Annotated[
     typer.Option(help="file.py:factory, package:factory, zoo:NAME, timm:NAME, torchvision:NAME, transformers:FOLDER."),
 ]
 Weights = Annotated[Path | None, typer.Option(help=".safetensors, or .pt that holds tensors only.")]
+DATA = "ImageFolder directory, .parquet, .npz, digits, or file.py:factory."
 INPUTS = (
     "Shape of the input, batch first: 1,3,224,224. Several, by the names of forward's arguments, with types and "
     "bounds: 'ids=1,128:int64<30522;mask=1,128:int64', or the option once for each."
@@ -105,3 +106,11 @@ TargetName = Annotated[str, typer.Option("--target", help="A known target (see h
 Threads = Annotated[int | None, typer.Option(help="Threads; overrides the target's.", min=1)]
 Precision = Annotated[str | None, typer.Option(help="Precision; overrides the target's.")]
 Batch = Annotated[int | None, typer.Option(help="Batch size; overrides the target's.", min=1)]
+CalibrationSamples = Annotated[
+    int, typer.Option(help="Samples of the training set that int8 and fp16 are calibrated on.", min=1)
+]
+MaxDegradation = Annotated[
+    float | None,
+    typer.Option(help="Most that the metric may lose, such as 0.01 of accuracy; exit status 1 beyond. int8: 0.01."),
+]
+PercentMaxDegradation = Annotated[float | None, typer.Option(help="The same in per cent of the model's metric.")]

@@ -66,6 +66,15 @@ class CompressConfig(BaseModel):
     threads: int | None = Field(default=None, ge=1, description="overrides the target's")
     precision: str | None = Field(default=None, description="overrides the target's")
     batch: int | None = Field(default=None, ge=1, description="overrides the target's")
+    calibration_samples: int = Field(
+        default=128, ge=1, description="samples of the training set that int8 and fp16 are calibrated on"
+    )
+    max_degradation: float | None = Field(
+        default=None, ge=0, description="most that the engine's metric may lose against the model that was given"
+    )
+    percent_max_degradation: float | None = Field(
+        default=None, ge=0, description="the same, in per cent of that model's metric"
+    )
     table: Path | None = Field(default=None, description="latency table of the target; measured now if absent")
     latency: str | None = Field(default=None, description="0.5x of the dense network, or 8ms")
     size: str | None = Field(default=None, description="0.5x, or 2MB; with sparsify met by zeros, of the stored file")
@@ -258,6 +267,11 @@ def check(config: CompressConfig) -> None:
     """
     if config.criterion not in criteria():
         raise InputError(f"criterion {config.criterion!r} is unknown", hint=f"one of {', '.join(sorted(criteria()))}")
+    if config.precision is not None and (config.precision == "auto" or "," in config.precision):
+        raise InputError(
+            f"compress prunes for one precision, not for {config.precision!r}",
+            hint="hwprune export --model … --precision auto measures which is fastest; give that one",
+        )
     if len(config.budgets) > 1 and config.solver == "halp":
         raise InputError(
             f"method {config.method} takes one budget, and {len(config.budgets)} were given",

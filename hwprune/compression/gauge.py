@@ -13,6 +13,7 @@ from torch import nn
 from hwprune.compression.folder import RunFolder
 from hwprune.compression.job import Job
 from hwprune.deploy import export_onnx, measure_memory, measure_pair
+from hwprune.deploy.lowering import lower_for_timing
 from hwprune.network import trace
 from hwprune.network.forward import Example
 from hwprune.targets import Target
@@ -54,6 +55,7 @@ class LatencyGauge(Gauge):
         with tempfile.TemporaryDirectory() as folder:
             candidate = Path(folder) / "candidate.onnx"
             export_onnx(model, self.example, candidate)
+            lower_for_timing(candidate, self.target)
             pair = measure_pair(self.baseline, candidate, self.target, rounds=12)
         if self.baseline_ms is None:
             return pair.candidate.p50_ms
@@ -65,6 +67,7 @@ class SizeGauge(Gauge):
     """Bytes of the exported engine file."""
 
     example: Example
+    target: Target
 
     def measure(self, model: nn.Module) -> float:
         """Fill with noise, export and weigh; the candidate is not used after that."""
@@ -72,6 +75,7 @@ class SizeGauge(Gauge):
         with tempfile.TemporaryDirectory() as folder:
             candidate = Path(folder) / "candidate.onnx"
             export_onnx(model, self.example, candidate)
+            lower_for_timing(candidate, self.target)
             return float(candidate.stat().st_size)
 
 
@@ -95,6 +99,7 @@ class MemoryGauge(Gauge):
         with tempfile.TemporaryDirectory() as folder:
             candidate = Path(folder) / "candidate.onnx"
             export_onnx(model, self.example, candidate)
+            lower_for_timing(candidate, self.target)
             value = self.weigh(candidate)
         assert value is not None, "asked of a runtime that does not tell"
         return value
@@ -130,7 +135,7 @@ class MacsGauge(Gauge):
 def gauge(job: Job, run: RunFolder) -> Gauge:
     """What the closed loop measures candidates with."""
     if job.budget.metric == "size_bytes":
-        return SizeGauge(job.example)
+        return SizeGauge(job.example, job.target)
     if job.budget.metric == "memory_bytes":
         return memory_gauge(job)
     if job.budget.metric == "macs":

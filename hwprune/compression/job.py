@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from hwprune.budget import Budget, Plan, Problem, solvers
 from hwprune.compression.config import CompressConfig, check
 from hwprune.compression.progress import Progress
+from hwprune.compression.sparse_settings import NOTHING
 from hwprune.deploy import check_deliverable
 from hwprune.errors import BudgetError, InputError, ModelError
 from hwprune.inputs import Input
@@ -160,6 +161,11 @@ def prepare(
     target = load_target(config.target, threads=config.threads, precision=config.precision, batch=config.batch)
     for one in config.inputs:
         target.check_batch(one.shape)
+    if config.sparsify != NOTHING and target.precision != "fp32":
+        raise InputError(
+            f"sparse files are made of float32 engines, and target {target.name!r} is for {target.precision}",
+            hint="leave out --precision (--storage gap8-int8 rounds what is stored), or leave out --sparsify",
+        )
     runtime = runtime_for(target)
     table = here.from_first(lambda: _checked_table(config, target, runtime, table))
     progress.say(f"reading the model {config.model} and the data {config.data}")

@@ -60,6 +60,17 @@ class Run:
         met = self.result["budget_met"]
         return met if met is None else bool(met)
 
+    @property
+    def gates_met(self) -> bool:
+        """Whether the engine is no worse than the gates of accuracy allow; true without any."""
+        gates = self.result.get("gates")
+        return gates is None or bool(gates["met"])
+
+    @property
+    def kept_promises(self) -> bool:
+        """Whether nothing that was asked for is known to be missed."""
+        return self.budget_met is not False and self.gates_met
+
 
 @dataclass(frozen=True, kw_only=True)
 class InMemory:

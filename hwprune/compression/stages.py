@@ -12,13 +12,15 @@ from hwprune.budget import Metric, Plan, spell, write_problem
 from hwprune.compression.folder import RunFolder
 from hwprune.compression.gauge import gauge, memory_gauge
 from hwprune.compression.job import Job
+from hwprune.compression.lowered import FLOAT, checked_parity, gates_of, lower_file, replace_precision
 from hwprune.compression.mask_updates import note_channels
 from hwprune.compression.settle import ClosedLoop, Settlement, Trial, Window, correct
 from hwprune.compression.sparse import as_exported, finetune_sparse, store, train_by
 from hwprune.compression.sparse_settings import NOTHING
 from hwprune.compression.sparse_ways import Unpruned
-from hwprune.deploy import Parity, channel_block, compare, export_onnx, measure_one, predictor
-from hwprune.deploy.engine import Engine
+from hwprune.deploy import channel_block, export_onnx, measure_one
+from hwprune.deploy.accuracy import Judge
+from hwprune.deploy.lowering import lower_for_timing
 from hwprune.deploy.profiling import profile_model
 from hwprune.errors import BudgetError, InputError
 from hwprune.files import write_atomic
@@ -31,7 +33,6 @@ from hwprune.saliency import criteria
 from hwprune.training import (
     Hooks,
     TrainState,
-    evaluate,
     evaluate_model,
     processes,
     recalibrate_batchnorm,
@@ -40,7 +41,6 @@ from hwprune.training import (
     train_batches,
 )
 
-PARITY_SAMPLES = 64
 CAP_MARGIN = 0.005  # of budgets that are held by prediction alone: a file's own bytes are not exactly additive
 SLACK = 1.05  # of the budget while pruning goes on; the last step takes it back
 
@@ -49,29 +49,22 @@ def baseline(job: Job, run: RunFolder) -> dict[str, Any]:
     """Export the dense network; record its accuracy, size, operations and, if they can be, latency and memory."""
     job.progress.say("dense network: exporting and measuring")
     path = run.path / "baseline.onnx"
-    info = export_onnx(job.model, job.example, path)
+    export_onnx(job.model, job.example, path)
     latency: dict[str, Any] | None = None
     if job.measurable:
-        engine = job.runtime.open(path, job.target)
-        _checked_parity(job, job.model, engine)
+        checked_parity(replace_precision(job, FLOAT), job.model, path)
+    lower_for_timing(path, job.target)
+    if job.measurable:
         latency = measure_one(path, job.target).latency.to_dict()
     return {
         "accuracy": evaluate_model(job.model, job.data, job.task),
-        "size_bytes": info.size_bytes,
+        "size_bytes": path.stat().st_size,
         "parameters": job.network.total_parameters,
         "macs": sum(layer.macs for layer in job.network.layers),
         "memory_bytes": memory_gauge(job).weigh(path) if job.measurable else None,
         "channel_block": channel_block(job.target) if job.measurable else 1,
         "latency": latency,
     }
-
-
-def _checked_parity(job: Job, model: nn.Module, engine: Engine, *, rounded: bool = False) -> Parity:
-    precision = job.target.precision
-    parity = compare(model, engine, job.validation_inputs(PARITY_SAMPLES), precision=precision)
-    if not rounded:  # or accuracy has to tell; the bundle is not written unless the engine was the same before that
-        parity.check(precision)
-    return parity
 
 
 def latency_table(job: Job, run: RunFolder) -> dict[str, Any]:
@@ -346,18 +339,21 @@ def artifact(job: Job, run: RunFolder) -> dict[str, Any]:
     path = run.path / "model.onnx"
     record: dict[str, Any] = {"memory_bytes": None, "parity": None}
     if job.config.sparsify == NOTHING:
-        record["size_bytes"] = export_onnx(model, job.example, path).size_bytes
+        export_onnx(model, job.example, path)
+        record |= {**lower_file(job, model, path), "size_bytes": path.stat().st_size}
     else:
-        record |= store(job, run, model)
+        record |= {**store(job, run, model), "precision": None}
+    judge = Judge(job.model, job.data, job.task)
     if job.measurable:
-        engine = job.runtime.open(path, job.target)
-        record["parity"] = _checked_parity(job, model, engine, rounded=job.config.rounds).to_dict()
+        engine, parity = checked_parity(job, model, path, rounded=job.config.rounds)
+        record["parity"] = parity.to_dict()
         record["memory_bytes"] = memory_gauge(job).weigh(path)
-        record["accuracy"] = evaluate(predictor(engine), job.data, job.task)
-        record["accuracy_of"] = "exported engine"
+        lost, record["accuracy_of"] = judge.degradation(engine), "exported engine"
     else:
-        record["accuracy"] = evaluate_model(model, job.data, job.task)
-        record["accuracy_of"] = "torch model"
+        lost, record["accuracy_of"] = judge.degradation_of(model), "torch model"
+    gates = gates_of(job)
+    record["accuracy"], record["degradation"] = lost.artifact, lost.to_dict()
+    record["gates"] = {**gates.to_dict(), "met": lost.passes(gates)} if gates.asked else None
     record["source_accuracy"] = evaluate_model(model, job.data, job.task)
     return record
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hwprune.deploy.accuracy import Gates as Gates
 from hwprune.deploy.bundle import Bundle as Bundle
 from hwprune.deploy.bundle import verify as verify
 from hwprune.deploy.engine import predictor as predictor
@@ -9,6 +10,7 @@ from hwprune.deploy.engine import run_engine as run_engine
 from hwprune.deploy.export import OnnxInfo as OnnxInfo
 from hwprune.deploy.export import export_onnx as export_onnx
 from hwprune.deploy.formats import check_deliverable as check_deliverable
+from hwprune.deploy.forms import Asked as Asked
 from hwprune.deploy.latency import Latency as Latency
 from hwprune.deploy.latency import Measurement as Measurement
 from hwprune.deploy.latency import PairMeasurement as PairMeasurement
@@ -27,7 +29,9 @@ from hwprune.deploy.storage import Storage as Storage
 from hwprune.deploy.writing import write_bundle as write_bundle
 
 __all__ = [
+    "Asked",
     "Bundle",
+    "Gates",
     "Latency",
     "Measurement",
     "Memory",

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from hwprune.deploy.export import arguments, exported_bytes
-from hwprune.deploy.quantization import made_up_feeds, quantised
+from hwprune.deploy.lowering import timed_form
 from hwprune.deploy.reference import evaluating, returning_tensors
 from hwprune.errors import InputError, ModelError, first_line
 from hwprune.latency import null_model, probe_models
@@ -20,7 +20,7 @@ from hwprune.targets import Target, runtime_for
 
 
 def engine_bytes(model: nn.Module, example: Example, target: Target) -> bytes:
-    """Export a model for a target: ONNX, or what its runtime takes instead; in 8 bits on made-up inputs.
+    """Export a model for a target: ONNX, or what its runtime takes instead; in lower precisions on made-up inputs.
 
     Raises:
         ModelError: it has no such form.
@@ -52,14 +52,13 @@ def check_deliverable(target: Target) -> None:
     """Refuse a target whose engines can be built for measuring, but not yet be delivered.
 
     Raises:
-        InputError: its runtime opens another format than ONNX, or it asks for int8, which needs calibration.
+        InputError: its runtime opens another format than ONNX.
     """
     runtime = runtime_for(target)
-    asked = target.precision if target.precision == "int8" else runtime.model_format
-    if asked != "onnx":
+    if runtime.model_format != "onnx":
         raise InputError(
-            f"target {target.name!r} takes {asked} engines, which hwprune cannot deliver yet",
-            hint="hwprune profile, predict and bench serve it; compress and export write fp32 and fp16 ONNX",
+            f"target {target.name!r} takes {runtime.model_format} engines, which hwprune cannot deliver yet",
+            hint="hwprune profile, predict and bench serve it; compress and export write ONNX",
         )
 
 
@@ -116,10 +115,9 @@ def probe_engines(target: Target) -> dict[int, bytes]:
 
 
 def _in_precision(model: bytes, target: Target) -> bytes:
-    if target.precision != "int8":
+    if target.precision == "fp32":
         return model
-    made = onnx.load_from_string(model)
-    return bytes(quantised(made, made_up_feeds(made)).SerializeToString())
+    return bytes(timed_form(onnx.load_from_string(model), target.precision).SerializeToString())
 
 
 def read_model(path: Path) -> bytes:

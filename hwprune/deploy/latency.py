@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,19 @@ class PairMeasurement:
         return asdict(self)
 
 
+@dataclass(frozen=True, kw_only=True)
+class FormsMeasurement:
+    """One network in several precisions on one target.
+
+    Attributes:
+        latency: by precision.
+        ratio: of each to the first one: median over rounds, and the 95 % interval of it; the first one has none.
+    """
+
+    latency: Mapping[str, Latency]
+    ratio: Mapping[str, tuple[float, float, float]]
+
+
 def measure_one(model: Path | bytes, target: Target, *, rounds: int = 10, burst: int = 5, seed: int = 0) -> Measurement:
     """Measure one engine.
 
@@ -134,6 +147,30 @@ def measure_pair(
         ratio_high=ratio["high"],
         clock=result["clock"],
         contention=result["contention"],
+    )
+
+
+def measure_forms(forms: Mapping[str, bytes], target: Target, *, rounds: int = 15, seed: int = 0) -> FormsMeasurement:
+    """Measure a network in several precisions, in interleaved rounds.
+
+    Args:
+        forms: precision → engine; the first one is what the others are compared with.
+        target: a device at hand; its own precision does not matter, every engine has the one that is in it.
+        rounds: as for :func:`measure_pair`.
+        seed: likewise.
+
+    Raises:
+        InputError: the target cannot be measured from here, or an engine cannot be opened.
+        MeasurementError: the device was too busy.
+    """
+    permissive = replace(target, precision="fp32")
+    result = _measure(dict(forms), permissive, rounds=rounds, burst=5, seed=seed)
+    first = next(iter(forms))
+    with _refusal_named():
+        ratios = {name: device_runner.ratio(result, name, first, seed=seed) for name in forms if name != first}
+    return FormsMeasurement(
+        latency={name: _latency(result, name) for name in forms},
+        ratio={name: (one["median"], one["low"], one["high"]) for name, one in ratios.items()},
     )
 
 

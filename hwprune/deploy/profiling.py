@@ -61,9 +61,9 @@ def profile_model(
         ModelError: the model cannot be exported or opened.
     """
     if method == "alone":
-        if target.precision == "int8":
+        if target.precision != "fp32":
             raise InputError(
-                f"layers alone are measured in fp32, and target {target.name!r} is for int8",
+                f"layers alone are measured in fp32, and target {target.name!r} is for {target.precision}",
                 hint="measure in whole networks, --method in-context",
             )
         with connect(target, null=null_engine(target), anchor=probe_model(target)) as connection:

@@ -23,7 +23,7 @@ from torch import nn
 from hwprune.budget import Axis
 from hwprune.deploy.attribution import layers_of_nodes
 from hwprune.deploy.export import exported_proto
-from hwprune.deploy.quantization import made_up_feeds, quantised
+from hwprune.deploy.lowering import timed_form
 from hwprune.network import Network, cut
 from hwprune.network.attention import make_resizable
 from hwprune.network.forward import Example
@@ -46,7 +46,7 @@ class Template:
 
     Attributes:
         covers: name of every node → the layer it belongs to. A node is named like its first output, unless
-            quantising added it.
+            a lower precision added it.
         explained: whether networks are made by filling in numbers; otherwise each is exported on its own.
     """
 
@@ -80,7 +80,7 @@ def template(
         model: the dense model.
         example: the arguments of ``forward``, batch first.
         network: its trace.
-        precision: ``fp32``, or ``int8`` for graphs that are quantised.
+        precision: of the graphs; ``int8`` and ``fp16`` as :func:`hwprune.deploy.lowering.timed_form` makes them.
         seed: of the widths of the two cuts that are compared.
 
     Raises:
@@ -89,8 +89,7 @@ def template(
     stirred = _stirred(model, seed)
 
     def prepared(exported: onnx.ModelProto) -> onnx.ModelProto:
-        bare = _bare(exported)
-        return _ordered(quantised(bare, made_up_feeds(bare, seed=seed)) if precision == "int8" else bare)
+        return _ordered(timed_form(_bare(exported), precision, seed=seed))
 
     def cut_and_exported(widths: Widths) -> onnx.ModelProto:
         kept = {group.name: list(range(widths[group.name])) for group in network.cuttable}

@@ -14,6 +14,7 @@ import numpy as np
 from torch import nn
 
 from hwprune.deploy.bundle import PACKED_FILE, Bundle, sealed, verify
+from hwprune.deploy.departure import check_parity
 from hwprune.deploy.engine import Engine, in_order, run_engine
 from hwprune.deploy.formats import read_model
 from hwprune.deploy.packing import pack, unpack
@@ -26,6 +27,7 @@ from hwprune.files import replacing_folder, write_atomic
 from hwprune.network.forward import Example, mapped, tensors_in
 from hwprune.targets import Target, device_files, runtime_for
 
+GOLDEN_L2 = {**RELATIVE_L2, "int8": 5e-2}  # kernels of another device may round a value to the step next to it
 LATENCY_TOLERANCE = 0.25  # a device that is this much slower than when the bundle was made is worth a word
 PACKAGES = ("hwprune", "torch", "onnx")
 _FILE = {"onnx": "model.onnx", "torch": "model.pt2", "ncnn": "model.ncnn.zip"}  # by the runtime's format
@@ -37,6 +39,7 @@ _FACTS: dict[str, Any] = {  # what a caller may know, and what stands in the man
     "latency_ratio": None,
     "measured_latency": None,
     "parity": None,
+    "precision": None,
     "predicted_latency_ms": None,
     "preprocessing": {},
     "source": {},
@@ -58,9 +61,9 @@ def write_bundle(
 
     It is built in a hidden neighbour and renamed into place (``files.replacing_folder``).
 
-    The engine as exported must compute what the model computes. Where its weights are rounded, what that makes of the
-    outputs is recorded as ``parity``, and held against no gate: it is for accuracy to judge. Golden outputs are then
-    the rounded engine's own, so that a device is still held to what it must compute to the last digits.
+    The engine as exported must compute what the model computes. Where its weights are rounded, or it is in 8 bits, what
+    that makes of the outputs is recorded as ``parity``, and held against no gate: it is for accuracy to judge. Golden
+    outputs are then the rounded engine's own, so that a device is still held to what it must compute.
 
     Args:
         path: the folder; absent or empty.
@@ -72,8 +75,8 @@ def write_bundle(
         manifest: what else is known, JSON-able: ``preprocessing`` (what to do to an image before it is
             fed), ``predicted_latency_ms``, ``measured_latency`` and ``baseline_latency`` (``Latency.to_dict()``),
             ``latency_ratio`` (median, low, high), ``device`` (fingerprint of where it was measured),
-            ``accuracy``, ``parity`` (on more inputs than the example), ``budget``, ``source``, ``versions``; numbers
-            are those of the engine as stored.
+            ``accuracy``, ``parity`` (on more inputs than the example), ``precision`` (how it was brought into it),
+            ``budget``, ``source``, ``versions``; numbers are those of the engine as stored.
         storage: the form of the engine's file (an ONNX file's); None: the file as it was given.
 
     Raises:
@@ -90,15 +93,17 @@ def write_bundle(
     opened, name = runtime.open(content, target), _FILE[runtime.model_format]
     precision = held_to(model, target.precision)
     parity = compare(model, opened, [example], precision=precision)
-    parity.check(precision)
+    if precision != "int8":
+        onnx = content if runtime.model_format == "onnx" else None
+        check_parity(parity, precision, model=model, example=_first_batch(opened, example), content=onnx)
     about: dict[str, Any] = {}
     if storage is not None:
         content, plain, about = _stored(engine, target, storage)
         opened, name = runtime.open(plain, target), PACKED_FILE if storage.packed else name
         parity = compare(model, opened, [example], precision=precision)
-    rounded = storage is not None and storage.precision != "fp32"
+    rounded = precision == "int8" or (storage is not None and storage.precision != "fp32")
     batch = _first_batch(opened, example)
-    golden, ports = _golden(opened, None if rounded else model, batch, RELATIVE_L2[precision])
+    golden, ports = _golden(opened, None if rounded else model, batch, GOLDEN_L2[precision])
     document = {
         **_about_engine(opened, target, name, about),
         "golden": ports,
@@ -123,6 +128,11 @@ def _stored(engine: Path, target: Target, storage: Storage) -> tuple[bytes, byte
         raise InputError(
             f"storage {storage} is a form of ONNX files, and target {target.name!r} takes another format",
             hint="leave the storage out, or take a target whose runtime opens ONNX",
+        )
+    if "fp32" not in (storage.precision, target.precision):
+        raise InputError(
+            f"storage {storage} rounds the weights of an engine that is in {target.precision} already",
+            hint="give a storage that rounds nothing, such as gap8 or gap8-xz, or precision fp32",
         )
     content = pack(engine, storage)
     plain = unpack(content)
@@ -159,6 +169,7 @@ def _about_run(facts: Mapping[str, Any]) -> dict[str, Any]:
             "tolerance": LATENCY_TOLERANCE,
         },
         "accuracy": facts["accuracy"],
+        "precision": facts["precision"],
         "budget": facts["budget"],
         "source": facts["source"],
         "device": facts["device"],

@@ -64,6 +64,8 @@ def summary_rows(result: Mapping[str, Any]) -> list[Row]:
 def verdict(result: Mapping[str, Any]) -> str:
     """The promise, and whether it was kept."""
     said = [] if result["budget_metric"] is None else [_first(result), *map(_other, result.get("other_budgets", ()))]
+    if gates := result.get("gates"):
+        said.append(_accuracy_gate(result["degradation"], gates))
     sparse = result.get("sparse")
     if sparse and sparse["requested"]:
         said.append(f"{sparse['requested']}: {'met' if sparse['met'] else 'MISSED'}, {sparse['sparsity']:.2%} are zero")
@@ -72,10 +74,13 @@ def verdict(result: Mapping[str, Any]) -> str:
 
 def remarks(result: Mapping[str, Any]) -> list[str]:
     """What else is to be known about the result, in sentences."""
+    said = []
+    if kept := (result.get("precision") or {}).get("kept_in_float"):
+        said.append(f"Kept in float32: {', '.join(node['layer'] or node['node'] for node in kept)}.")
     sparse = result.get("sparse")
     if not sparse:
-        return []
-    said = ["Zeros make the stored file smaller, not a dense runtime faster."]
+        return said
+    said += ["Zeros make the stored file smaller, not a dense runtime faster."]
     return said + ([sparse["remark"]] if sparse.get("remark") else [])
 
 
@@ -89,6 +94,19 @@ def _first(result: Mapping[str, Any]) -> str:
         return f"{promise}: {predicted} predicted, not measured; hwprune bench on the device completes it"
     kept = "met" if result["budget_used"] <= 1 else "MISSED"
     return f"{promise}: {kept}, {quantity(metric, result['measured'])} measured, {result['budget_used']:.1%} of it"
+
+
+def _accuracy_gate(lost: Mapping[str, Any], gates: Mapping[str, Any]) -> str:
+    """The promise about accuracy: what was lost against the model that was given, and how sure that is."""
+    asked = [
+        f"{gates['max_degradation']:g}" if gates["max_degradation"] is not None else "",
+        f"{gates['percent_max_degradation']:g} %" if gates["percent_max_degradation"] is not None else "",
+    ]
+    interval = "" if lost["low"] is None else f" (lost: {lost['low']:+.4f} to {lost['high']:+.4f} at 95 %)"
+    allowed = " and ".join(one for one in asked if one)
+    met = "met" if gates["met"] else "MISSED"
+    way = "fell" if lost["lost"] > 0 else "rose"
+    return f"{lost['metric']} may fall by {allowed}: {met}, it {way} by {abs(lost['lost']):.4f}{interval}"
 
 
 def _other(budget: Mapping[str, Any]) -> str:

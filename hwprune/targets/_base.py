@@ -21,12 +21,16 @@ class Runtime:
             ``model.param`` and ``model.bin``.
         kernels: whether it tells what the kernels of a network take.
         precisions: those it offers.
+        signed_activations: whether 8-bit activations are signed, around zero; else unsigned with a zero point.
+        builder_halves: whether versions of it make float16 kernels of a float32 model; the others refuse it themselves.
     """
 
     name: ClassVar[str]
     model_format: ClassVar[str] = "onnx"
     kernels: ClassVar[bool] = True
     precisions: ClassVar[tuple[str, ...]] = ("fp32",)
+    signed_activations: ClassVar[bool] = False
+    builder_halves: ClassVar[bool] = False
 
     def unavailable(self) -> str | None:
         """Why it cannot run on this machine, with what to install, or None if it can."""
@@ -49,7 +53,10 @@ class Runtime:
         source = str(model) if isinstance(model, Path) else model
         try:
             if self.model_format == "onnx":
-                _check_precision(model.read_bytes() if isinstance(model, Path) else model, target)
+                content = model.read_bytes() if isinstance(model, Path) else model
+                _check_precision(content, target)
+                if target.precision == "fp16" and not self.builder_halves:
+                    _check_half(content, target)
             engine: Engine = device_runner.open_engine(
                 source,
                 runtime=self.name,
@@ -109,4 +116,18 @@ def _check_precision(model: bytes, target: Target) -> None:
         raise ModelError(
             f"the model is {found}, and target {target.name!r} is for {target.precision}",
             hint="quantise the model (QuantizeLinear, DequantizeLinear) for int8, or change the target's precision",
+        )
+
+
+def _check_half(model: bytes, target: Target) -> None:
+    """Refuse a model in which nothing is float16 for a target in fp16, likewise."""
+    import onnx
+
+    half, graph = onnx.TensorProto.FLOAT16, onnx.load_from_string(model).graph
+    weighty = any(node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul") for node in graph.node)
+    casts = (one.i for node in graph.node if node.op_type == "Cast" for one in node.attribute)
+    if weighty and half not in (*casts, *(tensor.data_type for tensor in graph.initializer)):
+        raise ModelError(
+            f"nothing in the model is float16, and target {target.name!r} is for fp16",
+            hint="export the model with --precision fp16, or change the target's precision",
         )

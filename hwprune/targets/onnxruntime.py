@@ -32,7 +32,7 @@ class OnnxRuntime(Runtime):
     """ONNX Runtime's CPU provider, at its highest graph optimisation level."""
 
     name = "onnxruntime"
-    precisions = ("fp32", "int8")
+    precisions = ("fp32", "fp16", "int8")
 
     def fuses(self, op: str, into: str, *, rank: int = 4, chain: Sequence[str] = ()) -> bool:
         """See ``Runtime.fuses``."""

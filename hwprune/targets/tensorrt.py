@@ -14,3 +14,5 @@ class TensorRT(Runtime):
 
     name = "tensorrt"
     precisions = ("fp32", "fp16", "int8")
+    signed_activations = True
+    builder_halves = True

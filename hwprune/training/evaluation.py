@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from lightning_fabric.utilities import move_data_to_device
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hwprune.training.data import Data
 from hwprune.training.loader import validation_batches
 from hwprune.training.modes import keeping_modes
-from hwprune.training.task import Predict, Task
+from hwprune.training.task import ClassificationTask, Predict, Task
 
 
 def evaluate(predict: Predict, data: Data, task: Task, *, batch_size: int = 64) -> float:
@@ -28,6 +32,23 @@ def evaluate(predict: Predict, data: Data, task: Task, *, batch_size: int = 64) 
 
 def evaluate_model(model: nn.Module, data: Data, task: Task, *, batch_size: int = 64) -> float:
     """Metric of a torch model in eval mode, without gradients; its modes are as before afterwards."""
+    with _predicting(model) as predict:
+        return evaluate(predict, data, task, batch_size=batch_size)
+
+
+def hits(predict: Predict, data: Data, task: ClassificationTask, *, batch_size: int = 64) -> NDArray[np.bool_]:
+    """For every validation sample whether a predictor names its class, (N,); arguments as :func:`evaluate`."""
+    return task.hits(predict, validation_batches(data, batch_size)).numpy()
+
+
+def hits_of_model(model: nn.Module, data: Data, task: ClassificationTask, *, batch_size: int = 64) -> NDArray[np.bool_]:
+    """The same of a torch model, as in :func:`evaluate_model`."""
+    with _predicting(model) as predict:
+        return hits(predict, data, task, batch_size=batch_size)
+
+
+@contextmanager
+def _predicting(model: nn.Module) -> Iterator[Predict]:
     device = device_of(model)
 
     def predict(*inputs: Tensor, **named: Tensor) -> Any:
@@ -36,7 +57,7 @@ def evaluate_model(model: nn.Module, data: Data, task: Task, *, batch_size: int 
 
     with keeping_modes(model):
         model.eval()
-        return evaluate(predict, data, task, batch_size=batch_size)
+        yield predict
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -11,7 +11,6 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchmetrics.classification import MulticlassAccuracy
 
 from hwprune.errors import DataError, InputError, ModelError
 from hwprune.network.forward import Example, call, tensors_of
@@ -78,18 +77,25 @@ class ClassificationTask:
             ModelError: the output is not (N, classes).
             DataError: a batch is not (inputs, labels), or a label is out of range, or there is no batch.
         """
-        accuracy: MulticlassAccuracy | None = None
+        right = self.hits(predict, batches)
+        return int(right.sum()) / len(right)
+
+    def hits(self, predict: Predict, batches: Iterable[Any]) -> Tensor:
+        """For every sample whether its class has the largest logit, (N,), of bool.
+
+        Raises:
+            ModelError: as :meth:`evaluate`.
+            DataError: likewise.
+        """
+        right = []
         for batch in batches:
             inputs, labels = _pair(batch)
-            logits = logits_of(call(predict, inputs)).cpu()
-            labels = labels.cpu()
+            logits, labels = logits_of(call(predict, inputs)).cpu(), labels.cpu()
             _check(logits, labels)
-            if accuracy is None:
-                accuracy = MulticlassAccuracy(num_classes=logits.shape[1], average="micro", validate_args=False)
-            accuracy.update(logits.argmax(1), labels)
-        if accuracy is None:
+            right.append(logits.argmax(1) == labels)
+        if not right:
             raise DataError("the validation set is empty", hint="it needs at least one sample")
-        return float(accuracy.compute())
+        return torch.cat(right)
 
 
 def logits_of(output: Any) -> Tensor:

@@ -108,8 +108,26 @@ BAD = {
     "no table of an absent device": (f"{LATENCY} --target board.toml", "no table of it was given"),
     "an absent device is not profiled": (f"profile {MODEL} --target board.toml --output t.json", "cannot be measured"),
     "precision that is none": (f"profile {MODEL} --precision fp17 --output t.json", "precision is 'fp17'"),
-    "precision not there yet": (f"export {MODEL} --precision int8 --output out", "takes int8 engines, which hwprune"),
-    "compressed for int8": (f"{MACS} --precision int8", "takes int8 engines, which hwprune cannot deliver yet"),
+    "precision not there": (
+        f"export {MODEL} --target local-openvino --precision fp16 --output out",
+        "has no precision 'fp16'",
+    ),
+    "int8 without data": (f"export {MODEL} --precision int8 --output out", "int8 needs data"),
+    "gate without data": (f"export {MODEL} --max-degradation 0.1 --output out", "a gate needs data"),
+    "gate below zero": (f"export {MODEL} --data images.npz --max-degradation -1 --output out", "max_degradation is -1"),
+    "storage of several": (
+        f"export {MODEL} --data images.npz --precision auto --storage gap8 --output out",
+        "with 3 precisions",
+    ),
+    "rounded twice": (
+        f"export {MODEL} --data images.npz --precision fp16 --force --storage gap8-int8 --output out",
+        "in fp16 already",
+    ),
+    "compressed for several": (f"{MACS} --precision fp32,int8", "compress prunes for one precision"),
+    "sparse in int8": (
+        f"{MACS} --sparsify gmp --sparsity 0.5 --precision int8",
+        "sparse files are made of float32 engines",
+    ),
     "compressed for torch": (f"{MACS} --target local-torch", "takes torch engines, which hwprune cannot deliver yet"),
     "alone in int8": (
         f"profile {MODEL} --precision int8 --method alone --output t.json",

@@ -174,8 +174,9 @@ def test_nodes_are_asked_for_only_where_the_runtime_tells(mixed: Prepared, monke
     assert all(visit.instrumented == () for visit in visits)
 
 
-def test_layers_alone_are_not_measured_in_eight_bits() -> None:
-    ready, target = prepared(Little), Target(name="t", precision="int8")
+@pytest.mark.parametrize("precision", ["int8", "fp16"])
+def test_layers_alone_are_not_measured_in_lower_precisions(precision: str) -> None:
+    ready, target = prepared(Little), Target(name="t", precision=precision)
     with pytest.raises(InputError, match="layers alone are measured in fp32") as caught:
         profiling.profile_model(ready.model, IMAGE, ready.network, target, method="alone")
     assert "in-context" in caught.value.hint

@@ -13,6 +13,7 @@ import torch
 from onnx import numpy_helper
 
 from hwprune import device_runner
+from hwprune.deploy.half import halved
 from hwprune.deploy.quantization import made_up_feeds, quantised
 from hwprune.deploy.template import Template, template
 from hwprune.latency import Layer
@@ -280,3 +281,19 @@ def test_in_eight_bits_every_node_belongs_where_it_did(name: str) -> None:
     for node in nodes:
         if node.op_type == "DequantizeLinear" and node.input[0] in maker:
             assert made.covers[node.name] == made.covers[maker[node.input[0]].name]
+
+
+@pytest.mark.parametrize("name", EXPLAINED)
+def test_in_float16_filled_in_is_what_it_would_be_made_anew(name: str) -> None:
+    made = template(subject(name).model, IMAGE, subject(name).network, precision="fp16")
+    widths = subject(name).widths(7)
+    assert made.explained
+    filled = onnx.load_from_string(made.at(widths))
+    onnx.checker.check_model(filled, full_check=True)
+    real = halved(subject(name).really(widths))
+    assert Counter(node.op_type for node in filled.graph.node) == Counter(node.op_type for node in real.graph.node)
+    constants = [
+        Counter((one.data_type, tuple(one.dims)) for one in graph.initializer) for graph in (filled.graph, real.graph)
+    ]
+    assert constants[0] == constants[1]
+    assert {node.name for node in filled.graph.node} <= made.covers.keys()

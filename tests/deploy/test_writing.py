@@ -115,6 +115,7 @@ def left(tmp_path):
         ({"manifest": {"latency": 3}}, ValueError, "unknown manifest keys"),
         ({"manifest": {"predicted_latency_ms": float("nan")}}, ValueError, "not JSON compliant"),
         ({"target": Target(name="t", precision="int8")}, InputError, "int8"),
+        ({"target": Target(name="t", precision="fp16")}, InputError, "nothing in the model is float16"),
         ({"target": Target(name="t", runtime="abacus")}, InputError, "abacus"),
     ],
 )
