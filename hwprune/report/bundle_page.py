@@ -71,25 +71,27 @@ def write_bundle_report(
 
 
 def _verdict(manifest: Mapping[str, Any]) -> Iterator[Promise]:
-    """The budget, held against the one number about the engine that is in its unit."""
+    """The budget, held against the one number about the engine that is in its unit, and the gate of accuracy."""
     budget, predicted, measured = manifest.get("budget"), *_latencies(manifest)
+    known, accuracy = {"latency_ms": measured, "size_bytes": _size(manifest)}, manifest.get("accuracy") or {}
+    result = {"budget_metric": None, **{key: accuracy.get(key) for key in ("gates", "degradation")}}
     if not budget:
         yield Promise(f"no budget; latency {quantity('latency_ms', measured)} measured")
-        return
-    metric, limit = budget["metric"], budget["limit"]
-    known = {"latency_ms": measured, "size_bytes": _size(manifest)}
-    if metric not in known:
-        yield Promise(f"budget {quantity(metric, limit)} ({budget['requested']}): the bundle alone does not tell")
-        return
-    value = known[metric]
-    asked = {"budget_metric": metric, "budget_requested": budget["requested"], "budget": limit}
-    used = None if value is None else value / limit
-    yield from promises({**asked, "budget_used": used, "measured": value, "predicted": predicted})
+    elif budget["metric"] not in known:
+        asked = f"budget {quantity(budget['metric'], budget['limit'])} ({budget['requested']})"
+        yield Promise(f"{asked}: the bundle alone does not tell")
+    else:
+        metric, limit, value = budget["metric"], budget["limit"], known[budget["metric"]]
+        used = None if value is None else value / limit
+        result |= {"budget_metric": metric, "budget_requested": budget["requested"], "budget": limit}
+        result |= {"budget_used": used, "measured": value, "predicted": predicted}
+    yield from promises(result)
 
 
 def _rows(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
     if accuracy := manifest.get("accuracy"):
-        yield _row(str(accuracy["metric"]), accuracy["metric"], accuracy.get("dense"), accuracy.get("artifact"))
+        metric = str(accuracy.get("metric") or "accuracy")
+        yield _row(metric, metric, accuracy.get("dense"), accuracy.get("artifact"))
     predicted, measured = _latencies(manifest)
     baseline = ((manifest.get("latency") or {}).get("baseline_ms") or {}).get("p50_ms")
     yield _row("latency, measured", "latency_ms", baseline, measured)

@@ -34,6 +34,7 @@ _STYLE: dict[Any, Any] = {  # names are checked by matplotlib
     "figure.facecolor": "none",
     "axes.facecolor": "none",
     "axes.spines.top": False,
+    "axes.spines.right": False,
     "font.size": 9,
     "legend.frameon": False,
     "svg.fonttype": "none",

@@ -81,6 +81,7 @@ def history(epochs: Sequence[Mapping[str, Any]], metric: str) -> Figure:
     scored = [(place, epoch["metric"]) for place, epoch in enumerate(epochs, 1) if "metric" in epoch]
     if scored:
         right = axes.twinx()
+        right.spines.right.set_visible(True)
         _curve(right, scored, AFTER, "epoch {x}: {y:.4g}")
         right.set_ylabel(metric, color=AFTER)
     return figure
@@ -121,7 +122,7 @@ def exchange(updates: Sequence[Mapping[str, Any]]) -> Figure:
             _curve(axes, known, colour, f"step {{x}}: {{y:.2%}} {label}", label=label)
     axes.set_xlabel("step")
     axes.set_ylim(0, 1.05)
-    axes.legend()
+    _legend(figure)
     return figure
 
 
@@ -139,7 +140,7 @@ def trials(measured: Sequence[Mapping[str, Any]], limit: float, metric: str) -> 
     axes.set_xlabel("network measured")
     axes.set_ylabel(spelled(metric))
     axes.set_ylim(bottom=0)
-    axes.legend()
+    _legend(figure)
     return figure
 
 
@@ -162,16 +163,15 @@ def tradeoff(points: Sequence[Point], metric: str, name: str, *, frontier: Seque
         costs, scores = [point.cost for point in best], [point.score for point in best]
         axes.plot(costs, scores, color=BETWEEN, linewidth=1, label="frontier", zorder=1)
     looks = zip((AFTER, LIMIT, INK, BETWEEN), "oDs^", strict=True)
-    for kind, (colour, marker) in zip(dict.fromkeys(point.kind for point in points), looks, strict=False):
+    for place, (kind, (colour, marker)) in enumerate(zip(dict.fromkeys(p.kind for p in points), looks, strict=False)):
+        look: dict[str, Any] = {"color": colour, "marker": marker, "linestyle": "", "zorder": 9 - place}
         for i, point in enumerate(point for point in points if point.kind == kind):
-            said = f"{point.name}: {quantity(metric, point.cost)}, {name} {quantity(name, point.score)}"
-            label = kind if i == 0 else None
-            (dot,) = axes.plot([point.cost], [point.score], color=colour, marker=marker, linestyle="", label=label)
-            entitle(dot, said)
+            (dot,) = axes.plot([point.cost], [point.score], label=None if i else kind, **look)
+            entitle(dot, f"{point.name}: {quantity(metric, point.cost)}, {name} {quantity(name, point.score)}")
     axes.set_xlabel(spelled(metric))
     axes.set_ylabel(name)
-    axes.set_xlim(left=0)
-    axes.legend()
+    axes.set_xlim(0, 1.08 * max(point.cost for point in points))
+    _legend(figure)
     return figure
 
 
@@ -212,7 +212,7 @@ def staircase(counts: Sequence[int], curves: Mapping[str, Sequence[float]], axis
     axes.set_ylabel("ms")
     axes.set_ylim(bottom=0)
     if len(curves) > 1:
-        axes.legend()
+        _legend(figure)
     return figure
 
 
@@ -261,6 +261,11 @@ def time_shares(names: Sequence[str], latency_ms: Sequence[float]) -> Figure:
 def _lines() -> tuple[Figure, Axes]:
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     return figure, figure.add_subplot()
+
+
+def _legend(figure: Figure) -> None:
+    """Above the axes, where it hides nothing."""
+    figure.legend(loc="outside upper left", ncols=4)
 
 
 def _bars(labels: Sequence[str]) -> tuple[Figure, Axes]:

@@ -21,7 +21,11 @@ def markdown(page: Page) -> str:
 
 def escaped(text: str) -> str:
     """On one line, every character that could mean something else preceded by a backslash."""
-    return _MARKS.sub(r"\\\1", readable(" ".join(text.split())))
+    return _MARKS.sub(r"\\\1", _on_one_line(text))
+
+
+def _on_one_line(text: str) -> str:
+    return readable(" ".join(text.split()))
 
 
 def _blocks(page: Page) -> Iterator[str]:
@@ -47,7 +51,7 @@ def _section(section: Section) -> Iterator[str]:
         yield f"{fence}sh\n{readable(section.command)}\n{fence}"
     for table in section.tables:
         if table.folded:
-            yield f"<details><summary>{escape(table.folded)}</summary>"
+            yield f"<details><summary>{escape(_on_one_line(table.folded))}</summary>"
         yield _table(table)
         if table.folded:
             yield "</details>"

@@ -9,6 +9,7 @@ from typing import Any
 from hwprune.report.content import Section, Table
 from hwprune.report.quantities import UNKNOWN
 
+COLUMNS = 100  # of a command
 REPEATED = ("stay_dense",)  # settings whose flag is given once for each value
 
 
@@ -18,18 +19,29 @@ def compress_command(config: Mapping[str, Any]) -> str:
     Args:
         config: of a run, as ``run.json`` has it; what is None or off has no flag.
     """
-    words = ["hwprune", "compress"]
+    parts = ["hwprune compress"]
     for name, value in config.items():
         flag = f"--{name.replace('_', '-')}"
         if value is True:
-            words.append(flag)
+            parts.append(flag)
         elif name in REPEATED:
-            words += [word for one in value or () for word in (flag, str(one))]
+            parts += [shlex.join([flag, str(one)]) for one in value or ()]
         elif isinstance(value, list | tuple):
-            words += [flag, ",".join(map(str, value))]
+            parts.append(shlex.join([flag, ",".join(map(str, value))]))
         elif value is not None and value is not False:
-            words += [flag, str(value)]
-    return shlex.join(words)
+            parts.append(shlex.join([flag, str(value)]))
+    return _folded(parts)
+
+
+def _folded(parts: Sequence[str]) -> str:
+    """The parts of a command on lines that end where a shell reads on."""
+    lines = [parts[0]]
+    for part in parts[1:]:
+        if len(lines[-1]) + len(part) < COLUMNS:
+            lines[-1] += f" {part}"
+        else:
+            lines.append(f"  {part}")
+    return " \\\n".join(lines)
 
 
 def origin_sections(command: str, words: Sequence[str], facts: Mapping[str, Mapping[str, Any] | None]) -> list[Section]:

@@ -29,9 +29,10 @@ _COSTS = {  # of a network before and after
 def run_points(result: Mapping[str, Any], kind: str) -> list[Point]:
     """The dense network and the delivered one, as far as both their numbers are known."""
     before, after = _COSTS[_metric(result)]
+    requested = result["budget_requested"]
     points = [
         Point(DENSE, DENSE, result[before], result["baseline_accuracy"]),
-        Point(kind, f"budget {result['budget_requested']}", result[after], result["accuracy"]),
+        Point(kind, f"budget {requested}" if requested else kind, result[after], result["accuracy"]),
     ]
     return [point for point in points if _finite(point.cost) and _finite(point.score)]
 

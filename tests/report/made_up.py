@@ -76,6 +76,43 @@ SPARSE = {
     "remark": "The stored file takes 61.7% of its budget.",
 }
 
+UPDATES = {
+    "weights": [
+        {
+            "step": 10 * turn,
+            "density": 0.5,
+            "densities": {"stem.weight": 0.5, HOSTILE: 0.25},
+            "iou": 0.9,
+            "survived": survived,
+        }
+        for turn, survived in ((1, None), (2, 0.75), (3, 0.8))
+    ],
+    "channels": [{"epoch": epoch, "widths": {"stem": 32 - 8 * epoch}} for epoch in (1, 2)],
+    "grown": [{"call": 9, "grown": 3, "explored": 20}],
+}
+LATENCY = {
+    "p50_ms": 1.97,
+    "p90_ms": 2.1,
+    "min_ms": 1.9,
+    "iqr_ms": 0.0985,
+    "cpu_p50_ms": None,
+    "repeats": 240,
+    "clean": 234,
+}
+MANIFEST = {
+    "schema_version": 1,
+    "target": {"name": "local-onnxruntime", "runtime": "onnxruntime", "batch": 1},
+    "engine": {"file": "model.onnx", "precision": "fp32"},
+    "parity": {"samples": 64, "relative_l2": 4e-7, "cosine": 1.0, "top1_agreement": None},
+    "latency": {"predicted_ms": 1.95, "measured_ms": LATENCY, "baseline_ms": {**LATENCY, "p50_ms": 4.0}, "ratio": None},
+    "accuracy": {"metric": "accuracy", "source": 0.97, "artifact": 0.97, "dense": 0.98},
+    "budget": {"metric": "latency_ms", "requested": "0.5x", "limit": 2.0},
+    "preprocessing": {},
+    "device": {"cpu": "AMD EPYC", "isa": ["avx", "avx2"]},
+    "versions": {"torch": "2.13"},
+    "files": {"model.onnx": {"sha256": "89f9" * 16, "bytes": 490_123}},
+}
+
 
 class Page(HTMLParser):
     """Text of every table row, and everything that could load or run something."""

@@ -9,7 +9,7 @@ from hwprune.report import render_text, write_report
 from hwprune.report.page import Beside, html_report
 from hwprune.report.quantities import change, quantity
 
-from .made_up import DOCUMENT, HISTORY, HOSTILE, SPARSE, Page, pictures, tooltips, with_result, words
+from .made_up import DOCUMENT, HISTORY, HOSTILE, SPARSE, UPDATES, Page, pictures, tooltips, with_result, words
 
 BESIDE = Beside(history=HISTORY)
 
@@ -287,14 +287,7 @@ def test_zeros_and_the_file_they_are_stored_in():
 
 
 def test_masks_over_time_are_drawn():
-    names = ["stem.weight", HOSTILE]
-    weights = [
-        {"step": 10 * turn, "density": 0.5, "densities": dict.fromkeys(names, 0.5), "iou": 0.9, "survived": survived}
-        for turn, survived in ((1, None), (2, 0.75), (3, 0.8))
-    ]
-    channels = [{"epoch": epoch, "widths": {"stem": 32 - 8 * epoch}} for epoch in (1, 2)]
-    grown = [{"call": 9, "grown": 3, "explored": 20}]
-    document = {**DOCUMENT, "mask_updates": {"weights": weights, "channels": channels, "grown": grown}}
+    document = {**DOCUMENT, "mask_updates": UPDATES}
     html = html_report(document, BESIDE)
     page, found = Page(html), [words(picture) for picture in pictures(html)]
     assert len(found) == len(pictures(html_report(DOCUMENT, BESIDE))) + 3
