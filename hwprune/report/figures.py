@@ -205,9 +205,14 @@ def predicted_against_measured(predicted_ms: Sequence[float], measured_ms: Seque
 def staircase(counts: Sequence[int], curves: Mapping[str, Sequence[float]], axis: str) -> Figure:
     """Latency of one kind of layer over channel counts, one curve for each count of the other axis."""
     figure, axes = _lines()
-    shades = [BEFORE, BETWEEN, AFTER]
+    shades = [LIMIT, BETWEEN, AFTER]
     for (label, values), colour in zip(curves.items(), shades[-len(curves) :], strict=False):
         axes.plot(counts, values, color=colour, drawstyle="steps-mid", linewidth=1.4, label=label)
+        stairs = [i for i in range(len(values)) if i == 0 or values[i] != values[i - 1]]
+        for i in stairs if len(stairs) <= MOST_DOTS else ():
+            (dot,) = axes.plot([counts[i]], [values[i]], color=colour, marker="o", markersize=3, linestyle="")
+            said = f"{counts[i]} {axis.replace('_', ' ')}: {quantity('latency_ms', values[i])}"
+            entitle(dot, f"{said}, {label}" if label else said)
     axes.set_xlabel(axis.replace("_", " "))
     axes.set_ylabel("ms")
     axes.set_ylim(bottom=0)

@@ -37,7 +37,8 @@ def measurement_section(pair: Mapping[str, Any]) -> Section:
     rows = [(name, *(_time(engine, key) for engine in engines)) for key, name in _TIMES.items()]
     rows.append(("samples", *(UNKNOWN if one is None else str(one["repeats"]) for one in engines)))
     rows.append(("of these disturbed, and left out", *map(_disturbed, engines)))
-    tables = [Table(("", "before", "after"), rows)]
+    known = [row for row in rows if set(row[1:]) != {UNKNOWN}]
+    tables = [Table(("", "before", "after"), known)]
     if contention := pair.get("contention"):
         busy = [(_CONTENTION.get(key, str(key)), _plain(value)) for key, value in contention.items()]
         tables.append(Table(("", ""), busy, folded="what else the device was doing"))

@@ -14,7 +14,7 @@ from hwprune.report import figures
 from hwprune.report.content import Link, Page, Picture, Promise, Section, Table
 from hwprune.report.forms import Form, formed, write_page
 from hwprune.report.quantities import quantity
-from hwprune.report.summary import promises, score, verdict
+from hwprune.report.summary import promises
 from hwprune.report.tradeoff import run_points, tradeoff_picture
 
 NAME = "frontier"
@@ -32,18 +32,13 @@ def sweep_page(documents: Sequence[Mapping[str, Any]], folders: Sequence[Path], 
     ordered = sorted(pairs, key=lambda pair: -float(pair[0]["budget"]))
     first, name = ordered[0][0], ordered[0][0]["metric"]
     rows = [_row(result, f"{folder.name}/report.{form}", folder.name) for result, folder in ordered]
-    headings = ("run", "budget", "measured", name, "file size", "")
-    verdicts = [
-        Promise(f"{folder.name}: {promise.text}", promise.met)
-        for result, folder in ordered
-        for promise in (*promises(result), Promise(score(result)))
-        if promise.met is not None
-    ]
+    headings = ("run", "budget", "measured", name, "file size")
+    verdicts = [Promise(f"{folder.name}: {text}", met) for result, folder in ordered for text, met in promises(result)]
     measured = [result for result, _ in ordered if result["measured"] is not None]
     points = [*run_points(first, "exported")[:1], *(point for one in measured for point in _exported(one))]
     pictures = (tradeoff_picture(points, first),) if measured else ()
     sections = [
-        Section(title=f"{name} over the budget", pictures=pictures, tables=(Table(headings, rows, text=(5,)),)),
+        Section(title=f"{name} over the budget", pictures=pictures, tables=(Table(headings, rows),)),
         *_saliency(_hull(ordered[0][1] / "problem.json", first["budget_metric"]), first["budget_metric"]),
     ]
     page = Page(title=documents[0]["config"]["model"], verdict=tuple(verdicts), sections=tuple(sections))
@@ -125,5 +120,4 @@ def _row(result: Mapping[str, Any], page: str, name: str) -> tuple[str | Link, .
         "not measured" if result["measured"] is None else quantity(metric, result["measured"]),
         quantity(result["metric"], result["accuracy"]),
         quantity("size_bytes", result["size_bytes"]),
-        verdict(result),
     )

@@ -107,6 +107,7 @@ def test_measurement_says_how_good_it_is():
     assert ["of these disturbed, and left out", "6 (2.5%)", "6 (2.5%)"] in page.rows
     assert ["load, average of 1 min", "2.65"] in page.rows
     assert [HOSTILE, "1"] in page.rows
+    assert not any(row[0] == "median of the thread's CPU time" for row in page.rows)  # there is none on several threads
     del pair["rounds"], pair["contention"], pair["clock"]  # as older runs have it
     assert "0.495, interleaved rounds" in Page(html_report(document)).text
 
@@ -164,6 +165,7 @@ def test_a_sweep_and_its_runs_show_each_other(tmp_path):
     html = write_sweep(tmp_path).read_text()
     assert {"frontier", "exported", "dense network"} <= set(words(pictures(html)[0]))
     assert 'href="0.8x/report.html"' in html
+    assert html.count("98.5% of it") == len(values)
     assert "[0.8x](<0.8x/report.md>)" in write_sweep(tmp_path, form="md").read_text()
     shutil.rmtree(tmp_path / "0.5x")
     shutil.rmtree(tmp_path / "0.8x")
