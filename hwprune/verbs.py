@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -33,6 +33,9 @@ from hwprune.network.inputs import Inputs, described, example_for
 from hwprune.targets import Target, load_target, runtime_for
 from hwprune.targets.connection import device_at
 from hwprune.training import ClassificationTask, load_data, load_task
+
+if TYPE_CHECKING:
+    from hwprune.report import Form
 
 ModelLike = str | nn.Module
 
@@ -354,7 +357,7 @@ def copy_bundle(run: Path, output: Path) -> dict[str, Any]:
     return {"bundle": str(output), **folder.document["result"]}
 
 
-def report(run: Path, output: Path | None) -> tuple[Path, dict[str, Any]]:
+def report(run: Path, output: Path | None, form: Form = "html") -> tuple[Path, dict[str, Any]]:
     """Write the page about a finished run.
 
     Returns:
@@ -368,7 +371,7 @@ def report(run: Path, output: Path | None) -> tuple[Path, dict[str, Any]]:
     folder = RunFolder.load(run.parent if run.name == "bundle" and not (run / "run.json").exists() else run)
     if folder.document["status"] != "done":
         raise InputError(f"the run in {run} is not finished", hint="finish it with hwprune compress --resume")
-    return write_report(folder.path, output), folder.document
+    return write_report(folder.path, output, form), folder.document
 
 
 def _load(

@@ -70,6 +70,7 @@ class PairMeasurement:
         ratio: median over rounds of candidate time over baseline time; below 1 is faster.
         ratio_low: lower end of its 95 % bootstrap interval over rounds.
         ratio_high: upper end.
+        rounds: in which each of the three openings of each engine ran.
         clock: by what; of a GPU's clock, whether transfers are in the time.
         contention: what else the device was doing, as the clock saw it.
     """
@@ -79,6 +80,7 @@ class PairMeasurement:
     ratio: float
     ratio_low: float
     ratio_high: float
+    rounds: int
     clock: str
     contention: dict[str, Any]
 
@@ -145,6 +147,7 @@ def measure_pair(
         ratio=ratio["median"],
         ratio_low=ratio["low"],
         ratio_high=ratio["high"],
+        rounds=rounds,
         clock=result["clock"],
         contention=result["contention"],
     )

@@ -1,7 +1,7 @@
 """What a run came to: a table for the terminal and a page for the browser.
 
-Both are made from the document of a run (``run.json``) alone; the page also shows its history
-(``history.jsonl``). Keys that are read:
+Both are made from the document of a run (``run.json``); the page also shows its history (``history.jsonl``), and
+the problem and the other runs of its sweep that lie beside it. A page is HTML or Markdown. Keys that are read:
 
 ``result``
     what ``compress --json`` prints: ``budget``, ``budget_metric`` (``latency_ms``, ``size_bytes``,
@@ -24,8 +24,14 @@ Both are made from the document of a run (``run.json``) alone; the page also sho
     ``{"name", "before_ms", "after_ms", "source"}`` per layer, by the latency table; may be empty.
 ``stages.settle.trials``
     ``{"predicted", "measured"}`` per network that the closed loop measured, in the budget's unit.
-``config``, ``device``, ``versions``
+``stages.measured.pair``
+    ``PairMeasurement.to_dict()``, or None.
+``config``
+    the settings; the command that reproduces the run is made from them.
+``device``, ``versions``
     shown as they are.
+
+A bundle's page is made from its manifest alone.
 
 The table and the picture of what can be cut are made from what ``hwprune.inspect`` returns
 (:func:`hwprune.network.inspection`).
@@ -33,6 +39,10 @@ The table and the picture of what can be cut are made from what ``hwprune.inspec
 
 from __future__ import annotations
 
+from hwprune.report.bundle_page import write_bundle_report as write_bundle_report
+from hwprune.report.forms import Form as Form
+from hwprune.report.forms import form_of as form_of
+from hwprune.report.forms import write_page as write_page
 from hwprune.report.graph import network_svg as network_svg
 from hwprune.report.inspection import inspection_text as inspection_text
 from hwprune.report.page import html_report as html_report
@@ -40,9 +50,12 @@ from hwprune.report.page import write_report as write_report
 from hwprune.report.summary import render_text as render_text
 from hwprune.report.summary import summary_table as summary_table
 from hwprune.report.sweep_page import sweep_page as sweep_page
+from hwprune.report.sweep_page import write_sweep as write_sweep
 from hwprune.report.table_page import table_page as table_page
 
 __all__ = [
+    "Form",
+    "form_of",
     "html_report",
     "inspection_text",
     "network_svg",
@@ -50,5 +63,8 @@ __all__ = [
     "summary_table",
     "sweep_page",
     "table_page",
+    "write_bundle_report",
+    "write_page",
     "write_report",
+    "write_sweep",
 ]

@@ -1,80 +1,94 @@
-"""The pictures of the page, as SVG in data URIs: an image cannot run scripts and needs no other file."""
+"""The pictures of the pages."""
 
 from __future__ import annotations
 
-import base64
-import io
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.colors import LinearSegmentedColormap, to_rgba
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from hwprune.report.quantities import quantity
+from hwprune.report.drawing import AFTER, BEFORE, BETWEEN, FROZEN, INK, LIMIT, drawing, entitle
+from hwprune.report.inspection import readable
+from hwprune.report.quantities import quantity, spelled
 
-BEFORE, AFTER, FROZEN, LIMIT = "#c6d3e3", "#2f5d8c", "#d9d9d9", "#b03a2e"
 MOST_BARS = 60  # more lines than this are unreadable; the table below the picture has all of them
-_styled = matplotlib.rc_context(
-    {
-        "axes.spines.top": False,
-        "font.size": 9,
-        "svg.fonttype": "none",
-        "svg.hashsalt": "hwprune",  # the same run gives the same page
-        "text.parse_math": False,  # a dollar in a layer's name is a dollar
-    }
-)
+MOST_DOTS = 100  # of a line; more of them would hide it
+ACTIVE = "#3f7fc0"  # of cells that are more or less filled: seen on white and on black
 
 
-@_styled
-def widths(groups: Sequence[Mapping[str, Any]]) -> str:
+class Point(NamedTuple):
+    """A network, by what it costs and what it scores.
+
+    Attributes:
+        kind: networks of one kind look alike.
+        name: of this one.
+        cost: in the unit of the budget.
+        score: by the task's metric.
+    """
+
+    kind: str
+    name: str
+    cost: float
+    score: float
+
+
+@drawing
+def widths(groups: Sequence[Mapping[str, Any]]) -> Figure:
     """Channels of every group before and after."""
     shown = groups[:MOST_BARS]
     figure, axes = _bars([str(group["name"]) for group in shown])
-    places = range(len(shown))
-    colours = [FROZEN if group["frozen"] else BEFORE for group in shown]
-    axes.barh(places, [group["channels"] for group in shown], color=colours)
-    axes.barh(places, [0 if group["frozen"] else group["kept"] for group in shown], color=AFTER)
-    axes.set_xlabel("channels: kept (dark), cut (light), cannot be cut (grey)")
-    return _uri(figure)
+    for place, group in enumerate(shown):
+        name, kept, frozen = group["name"], group["kept"], group["frozen"]
+        said = f"{name}: {kept} of {group['channels']} channels" + (f"; stays whole: {frozen}" if frozen else "")
+        _bar(axes, place, group["channels"], FROZEN if frozen else BEFORE, said)
+        if not frozen:
+            _bar(axes, place, kept, AFTER, said)
+    axes.set_xlabel("channels: kept (strong), cut (pale), cannot be cut (grey)")
+    return figure
 
 
-@_styled
-def layers(costs: Sequence[Mapping[str, Any]]) -> str:
+@drawing
+def layers(costs: Sequence[Mapping[str, Any]]) -> Figure:
     """Predicted latency of the most expensive layers before and after, in execution order; fused ones are left out."""
     own = [i for i, layer in enumerate(costs) if not str(layer["source"]).startswith("fused")]
     expensive = sorted(own, key=lambda i: -costs[i]["before_ms"])[:MOST_BARS]
     shown = [costs[i] for i in sorted(expensive)]
     figure, axes = _bars([str(layer["name"]) for layer in shown])
-    places = range(len(shown))
-    axes.barh([place - 0.2 for place in places], [layer["before_ms"] for layer in shown], 0.4, color=BEFORE)
-    axes.barh([place + 0.2 for place in places], [layer["after_ms"] for layer in shown], 0.4, color=AFTER)
-    axes.set_xlabel("predicted latency (ms): before (light), after (dark)")
-    return _uri(figure)
+    for place, layer in enumerate(shown):
+        before, after = (quantity("latency_ms", layer[key]) for key in ("before_ms", "after_ms"))
+        said = f"{layer['name']}: {before} before, {after} after ({layer['source']})"
+        _bar(axes, place - 0.2, layer["before_ms"], BEFORE, said, height=0.4)
+        _bar(axes, place + 0.2, layer["after_ms"], AFTER, said, height=0.4)
+    axes.set_xlabel("predicted latency (ms): before (pale), after (strong)")
+    return figure
 
 
-@_styled
-def history(epochs: Sequence[Mapping[str, Any]], metric: str) -> str:
+@drawing
+def history(epochs: Sequence[Mapping[str, Any]], metric: str) -> Figure:
     """Loss and metric over the epochs; epochs that pruned are shaded."""
     figure, axes = _lines()
-    places = range(1, len(epochs) + 1)
-    for place, epoch in zip(places, epochs, strict=True):
+    for place, epoch in enumerate(epochs, 1):
         if epoch["event"] == "prune_epoch":
             axes.axvspan(place - 0.5, place + 0.5, color=BEFORE, alpha=0.4, linewidth=0)
-    axes.plot(places, [epoch["loss"] for epoch in epochs], color=LIMIT, marker=".")
+    _curve(axes, list(enumerate((epoch["loss"] for epoch in epochs), 1)), LIMIT, "epoch {x}: loss {y:.4g}")
     axes.set_xlabel("epoch (shaded: pruning)")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("training loss", color=LIMIT)
-    scored = [(place, epoch["metric"]) for place, epoch in zip(places, epochs, strict=True) if "metric" in epoch]
+    scored = [(place, epoch["metric"]) for place, epoch in enumerate(epochs, 1) if "metric" in epoch]
     if scored:
         right = axes.twinx()
-        right.plot([place for place, _ in scored], [value for _, value in scored], color=AFTER, marker=".")
+        right.spines.right.set_visible(True)
+        _curve(right, scored, AFTER, "epoch {x}: {y:.4g}")
         right.set_ylabel(metric, color=AFTER)
-    return _uri(figure)
+    return figure
 
 
-@_styled
-def masks(shares: Mapping[str, Sequence[float]], times: Sequence[int], of: str, time: str) -> str:
+@drawing
+def masks(shares: Mapping[str, Sequence[float]], times: Sequence[int], of: str, time: str) -> Figure:
     """What share of every layer or group is active, from one update of the masks to the next.
 
     Args:
@@ -85,110 +99,168 @@ def masks(shares: Mapping[str, Sequence[float]], times: Sequence[int], of: str, 
     """
     names = list(shares)[:MOST_BARS]
     figure, axes = _bars(names)
-    colours = LinearSegmentedColormap.from_list("active", ["#ffffff", AFTER])
+    colours = LinearSegmentedColormap.from_list("active", [(*to_rgba(ACTIVE)[:3], part) for part in (0.0, 1.0)])
     picture = axes.imshow([shares[name] for name in names], aspect="auto", cmap=colours, vmin=0, vmax=1)
     every = max(1, len(times) // 8)
     axes.set_xticks(range(0, len(times), every), [str(one) for one in times[::every]])
     axes.set_xlabel(f"{time}; colour: part of the {of} that is active")
     figure.colorbar(picture, ax=axes)
-    return _uri(figure)
+    return figure
 
 
-@_styled
-def exchange(updates: Sequence[Mapping[str, Any]]) -> str:
+@drawing
+def exchange(updates: Sequence[Mapping[str, Any]]) -> Figure:
     """How much of the masks every update left as it was, and how much of what was grown survived the next one."""
     figure, axes = _lines()
-    steps = [update["step"] for update in updates]
-    axes.plot(steps, [update["iou"] for update in updates], color=AFTER, marker=".", label="overlap of masks (IoU)")
-    axes.plot(steps, [update["density"] for update in updates], color=BEFORE, marker=".", label="density")
-    survived = [(update["step"], update["survived"]) for update in updates if update["survived"] is not None]
-    if survived:
-        places, values = zip(*survived, strict=True)
-        axes.plot(places, values, color=LIMIT, marker=".", label="grown weights that survived")
+    for key, colour, label in (
+        ("iou", AFTER, "overlap of masks (IoU)"),
+        ("density", BETWEEN, "density"),
+        ("survived", LIMIT, "grown weights that survived"),
+    ):
+        known = [(update["step"], update[key]) for update in updates if update[key] is not None]
+        if known:
+            _curve(axes, known, colour, f"step {{x}}: {{y:.2%}} {label}", label=label)
     axes.set_xlabel("step")
     axes.set_ylim(0, 1.05)
-    axes.legend(frameon=False)
-    return _uri(figure)
+    _legend(figure)
+    return figure
 
 
-@_styled
-def trials(measured: Sequence[Mapping[str, Any]], limit: float, metric: str) -> str:
+@drawing
+def trials(measured: Sequence[Mapping[str, Any]], limit: float, metric: str) -> Figure:
     """What the closed loop measured, in order, against the budget."""
     figure, axes = _lines()
     places = range(1, len(measured) + 1)
-    axes.plot(places, [trial["measured"] for trial in measured], color=AFTER, marker="o", label="measured")
-    axes.plot(places, [trial["predicted"] for trial in measured], color=BEFORE, marker="o", label="predicted by table")
+    for key, colour, label in (("measured", AFTER, "measured"), ("predicted", BETWEEN, "predicted by table")):
+        points = [(place, trial[key]) for place, trial in zip(places, measured, strict=True)]
+        _curve(axes, points, colour, f"trial {{x}}: {{y:.4g}} {label}", label=label)
     axes.axhline(limit, color=LIMIT, linestyle="--", label=f"budget {quantity(metric, limit)}")
-    axes.set_xticks(places)
+    every = max(1, len(measured) // 20)
+    axes.set_xticks(places[::every])
     axes.set_xlabel("network measured")
-    axes.set_ylabel(metric)
+    axes.set_ylabel(spelled(metric))
     axes.set_ylim(bottom=0)
-    axes.legend(frameon=False)
-    return _uri(figure)
+    _legend(figure)
+    return figure
 
 
-@_styled
-def frontier(measured: Sequence[float], scores: Sequence[float], metric: str, name: str, *, baseline: float) -> str:
-    """What networks score over what they measure, and what the dense one scores."""
+@drawing
+def tradeoff(points: Sequence[Point], metric: str, name: str, *, frontier: Sequence[str]) -> Figure:
+    """What networks score over what they cost.
+
+    Args:
+        points: any number of them, finite; of at most four kinds.
+        metric: what they cost.
+        name: of what they score; more is better.
+        frontier: kinds that the frontier is drawn through: those of them that no cheaper one equals.
+    """
     figure, axes = _lines()
-    order = sorted(range(len(measured)), key=lambda index: measured[index])
-    axes.plot([measured[i] for i in order], [scores[i] for i in order], color=AFTER, marker="o", label="exported")
-    axes.axhline(baseline, color=LIMIT, linestyle="--", label="dense network")
-    axes.set_xlabel(f"measured {metric}")
+    best: list[Point] = []
+    for point in sorted(points, key=lambda point: (point.cost, -point.score)):
+        if point.kind in frontier and (not best or point.score > best[-1].score):
+            best.append(point)
+    if len(best) > 1:
+        costs, scores = [point.cost for point in best], [point.score for point in best]
+        axes.plot(costs, scores, color=BETWEEN, linewidth=1, label="frontier", zorder=1)
+    looks = zip((AFTER, LIMIT, INK, BETWEEN), "oDs^", strict=True)
+    for place, (kind, (colour, marker)) in enumerate(zip(dict.fromkeys(p.kind for p in points), looks, strict=False)):
+        look: dict[str, Any] = {"color": colour, "marker": marker, "linestyle": "", "zorder": 9 - place}
+        for i, point in enumerate(point for point in points if point.kind == kind):
+            (dot,) = axes.plot([point.cost], [point.score], label=None if i else kind, **look)
+            entitle(dot, f"{point.name}: {quantity(metric, point.cost)}, {name} {quantity(name, point.score)}")
+    axes.set_xlabel(spelled(metric))
     axes.set_ylabel(name)
-    axes.legend(frameon=False)
-    return _uri(figure)
+    axes.set_xlim(0, 1.08 * max(point.cost for point in points))
+    _legend(figure)
+    return figure
 
 
-@_styled
-def hull(costs: Sequence[float], kept: Sequence[float], metric: str) -> str:
+@drawing
+def hull(costs: Sequence[float], kept: Sequence[float], metric: str) -> Figure:
     """The part of the saliency that the best widths keep, over their predicted cost."""
     figure, axes = _lines()
-    axes.plot(costs, [100 * share for share in kept], color=AFTER, marker=".")
-    axes.set_xlabel(f"predicted {metric}")
+    said = "{x:.4g}: {y:.1f} % kept"
+    _curve(axes, [(cost, 100 * share) for cost, share in zip(costs, kept, strict=True)], AFTER, said)
+    axes.set_xlabel(f"predicted {spelled(metric)}")
     axes.set_ylabel("saliency kept (%)")
-    return _uri(figure)
+    return figure
 
 
-@_styled
-def predicted_against_measured(predicted_ms: Sequence[float], measured_ms: Sequence[float]) -> str:
+@drawing
+def predicted_against_measured(predicted_ms: Sequence[float], measured_ms: Sequence[float]) -> Figure:
     """Networks that a latency table had not seen; on the line, the prediction was right."""
-    figure = Figure(figsize=(4.6, 4.4), layout="constrained")
+    figure = Figure(figsize=(8, 4.4), layout="constrained")
     axes = figure.add_subplot()
     ends = [min(*predicted_ms, *measured_ms) * 0.9, max(*predicted_ms, *measured_ms) * 1.05]
     axes.fill_between(ends, [end * 0.95 for end in ends], [end * 1.05 for end in ends], color=BEFORE, alpha=0.5)
     axes.plot(ends, ends, color=LIMIT, linewidth=1)
-    axes.plot(measured_ms, predicted_ms, color=AFTER, marker="o", linestyle="", markersize=4)
+    pairs = list(zip(measured_ms, predicted_ms, strict=True))
+    _curve(axes, pairs, AFTER, "measured {x:.4g} ms, predicted {y:.4g} ms", linestyle="")
     axes.set_xlabel("measured (ms)")
     axes.set_ylabel("predicted (ms); shaded: ±5 %")
-    return _uri(figure)
+    return figure
 
 
-@_styled
-def staircase(counts: Sequence[int], curves: Mapping[str, Sequence[float]], axis: str) -> str:
+@drawing
+def staircase(counts: Sequence[int], curves: Mapping[str, Sequence[float]], axis: str) -> Figure:
     """Latency of one kind of layer over channel counts, one curve for each count of the other axis."""
     figure, axes = _lines()
-    shades = [BEFORE, "#7d9cbf", AFTER]
+    shades = [LIMIT, BETWEEN, AFTER]
     for (label, values), colour in zip(curves.items(), shades[-len(curves) :], strict=False):
         axes.plot(counts, values, color=colour, drawstyle="steps-mid", linewidth=1.4, label=label)
+        stairs = [i for i in range(len(values)) if i == 0 or values[i] != values[i - 1]]
+        for i in stairs if len(stairs) <= MOST_DOTS else ():
+            (dot,) = axes.plot([counts[i]], [values[i]], color=colour, marker="o", markersize=3, linestyle="")
+            said = f"{counts[i]} {axis.replace('_', ' ')}: {quantity('latency_ms', values[i])}"
+            entitle(dot, f"{said}, {label}" if label else said)
     axes.set_xlabel(axis.replace("_", " "))
     axes.set_ylabel("ms")
     axes.set_ylim(bottom=0)
     if len(curves) > 1:
-        axes.legend(frameon=False)
-    return _uri(figure)
+        _legend(figure)
+    return figure
 
 
-@_styled
-def time_shares(names: Sequence[str], latency_ms: Sequence[float]) -> str:
+@drawing
+def staircases(curves: Mapping[str, Mapping[int, float]], chosen: Mapping[str, int], metric: str) -> Figure:
+    """What the network would cost over the width of each group, all others as they are, on one scale.
+
+    Args:
+        curves: group → width → cost.
+        chosen: group → its width.
+        metric: what is counted.
+    """
+    columns = 3
+    rows = math.ceil(len(curves) / columns)
+    figure = Figure(figsize=(8, 0.4 + 1.5 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
+    for axes, (name, curve) in zip(grid, curves.items(), strict=False):
+        axes.plot(list(curve), list(curve.values()), color=BETWEEN, drawstyle="steps-pre", linewidth=1.4)
+        for width, cost in curve.items():
+            (dot,) = axes.plot(width, cost, color=LIMIT if width == chosen[name] else BETWEEN, marker="o", markersize=4)
+            entitle(dot, f"{name} at {width} channels: {quantity(metric, cost)}")
+        axes.set_title(_shortened(name, 30), fontsize=8, color=INK)
+        axes.margins(x=0.08)
+    for axes in grid[len(curves) :]:
+        axes.set_visible(False)
+    figure.supxlabel("channels of the group (red: chosen)", fontsize=9)
+    figure.supylabel(f"predicted {spelled(metric)}", fontsize=9)
+    return figure
+
+
+@drawing
+def time_shares(names: Sequence[str], latency_ms: Sequence[float]) -> Figure:
     """The part of a network's time that each of its most expensive layers takes, in execution order."""
     total = sum(latency_ms)
     own = sorted(range(len(names)), key=lambda index: -latency_ms[index])[:MOST_BARS]
     shown = sorted(index for index in own if latency_ms[index] > 0)
     figure, axes = _bars([names[index] for index in shown])
-    axes.barh(range(len(shown)), [100 * latency_ms[index] / total for index in shown], color=AFTER)
+    for place, index in enumerate(shown):
+        part = 100 * latency_ms[index] / total
+        said = f"{names[index]}: {quantity('latency_ms', latency_ms[index])}, {part:.1f} %"
+        _bar(axes, place, part, AFTER, said)
     axes.set_xlabel("part of the predicted latency (%)")
-    return _uri(figure)
+    return figure
 
 
 def _lines() -> tuple[Figure, Axes]:
@@ -196,16 +268,35 @@ def _lines() -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
+def _legend(figure: Figure) -> None:
+    """Above the axes, where it hides nothing."""
+    figure.legend(loc="outside upper left", ncols=4)
+
+
 def _bars(labels: Sequence[str]) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(8, 0.8 + 0.2 * len(labels)), layout="constrained")
     axes = figure.add_subplot()
-    axes.set_yticks(range(len(labels)), labels)
+    axes.set_yticks(range(len(labels)), [_shortened(label, 48) for label in labels])
     axes.invert_yaxis()
     axes.margins(y=0.01)
     return figure, axes
 
 
-def _uri(figure: Figure) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+def _bar(axes: Axes, place: float, length: float, colour: str, said: str, *, height: float = 0.8) -> None:
+    (patch,) = axes.barh([place], [length], height, color=colour)
+    entitle(patch, said)
+
+
+def _curve(axes: Axes, points: Sequence[tuple[float, float]], colour: str, said: str, **look: Any) -> None:
+    """A line through points that say what they are; ``said`` has places for ``x`` and ``y``."""
+    known = [(x, y) for x, y in points if math.isfinite(y)]
+    axes.plot([x for x, _ in known], [y for _, y in known], color=colour, **look)
+    for x, y in known if len(known) <= MOST_DOTS else ():
+        (dot,) = axes.plot([x], [y], color=colour, marker="o", markersize=4, linestyle="")
+        entitle(dot, said.format(x=x, y=y))
+
+
+def _shortened(name: str, most: int) -> str:
+    """The end of a long name: it differs more than the beginning."""
+    readily = readable(name)
+    return readily if len(readily) <= most else "…" + readily[1 - most :]

@@ -1,10 +1,17 @@
-"""Pages from the templates beside this file; a page needs no other file."""
+"""A page as one HTML file that needs no other, and whatever else is made from the templates beside this file."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from hwprune.report.content import Link, Page
+
+
+def html(page: Page) -> str:
+    """No script and no address outside; dark where the reader's system is; as wide as the window, whatever it holds."""
+    return rendered("report.html.j2", page=page, is_link=lambda cell: isinstance(cell, Link))
 
 
 def rendered(template: str, **values: Any) -> str:

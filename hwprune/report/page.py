@@ -1,82 +1,171 @@
-"""The page about a run: one HTML file that needs nothing else."""
+"""The page about a run, made from its folder."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hwprune.budget import Problem, load_problem
 from hwprune.errors import InputError
-from hwprune.files import write_atomic
 from hwprune.report import figures
-from hwprune.report.html import rendered
-from hwprune.report.quantities import quantity
-from hwprune.report.summary import remarks, summary_rows, verdict
+from hwprune.report.content import Page, Picture, Promise, Section, Table
+from hwprune.report.forms import Form, formed, write_page
+from hwprune.report.masks import mask_section
+from hwprune.report.measurement import measurement_section
+from hwprune.report.origin import compress_command, origin_sections
+from hwprune.report.quantities import quantity, spelled
+from hwprune.report.summary import promises, remarks, score, summary_rows
+from hwprune.report.sweep_page import sweep_documents
+from hwprune.report.tradeoff import pruned_points, run_points, staircase_curves, tradeoff_picture
+
+Document = Mapping[str, Any]
 
 
-def html_report(document: Mapping[str, Any], history: Sequence[Mapping[str, Any]] = ()) -> str:
+@dataclass(frozen=True, kw_only=True)
+class Beside:
+    """What lies beside the document of a run.
+
+    Attributes:
+        history: the events of ``history.jsonl``; ``epoch`` and ``prune_epoch`` are shown.
+        problem: the last one that was solved.
+        others: documents of the other runs of the same sweep.
+    """
+
+    history: Sequence[Document] = ()
+    problem: Problem | None = None
+    others: Sequence[Document] = ()
+
+
+ALONE = Beside()
+
+
+def html_report(document: Document, beside: Beside = ALONE) -> str:
+    """The page of :func:`run_page` as HTML."""
+    return formed(run_page(document, beside), "html")
+
+
+def run_page(document: Document, beside: Beside = ALONE) -> Page:
     """The page.
 
     Args:
         document: of a finished run; see :mod:`hwprune.report`.
-        history: the events of ``history.jsonl``; ``epoch`` and ``prune_epoch`` are shown.
+        beside: what else is known.
     """
-    result, groups, layers = document["result"], document["groups"], document["layers"]
-    metric = result["budget_metric"]
-    trials = document["stages"]["settle"]["trials"]
-    epochs = [event for event in history if event["event"] in ("prune_epoch", "epoch")]
-    return rendered(
-        "report.html.j2",
-        model=document["config"]["model"],
-        rows=summary_rows(result),
-        verdict=verdict(result),
-        remarks=remarks(result),
-        sparse=result.get("sparse"),
-        kept=result["budget_met"],
-        groups=groups,
-        layers=layers,
-        epochs=epochs,
-        metric=result["metric"],
-        trials=[
-            {"predicted": quantity(metric, trial["predicted"]), "measured": quantity(metric, trial["measured"])}
-            for trial in trials
-        ],
-        pictures={
-            "groups": figures.widths(groups) if groups else None,
-            "layers": figures.layers(layers) if layers else None,
-            "epochs": figures.history(epochs, result["metric"]) if epochs else None,
-            "trials": figures.trials(trials, result["budget"], metric) if trials else None,
-            **_mask_pictures(document.get("mask_updates") or {}, groups),
-        },
-        grown=(document.get("mask_updates") or {}).get("grown"),
-        facts={name: document.get(name) or {} for name in ("config", "device", "versions")},
+    result, config = document["result"], document["config"]
+    facts = {"settings": config, "versions": document.get("versions"), "device": document.get("device")}
+    pair = (document["stages"].get("measured") or {}).get("pair") or {}
+    summary = Table(("", "before", "after", "change"), [tuple(vars(row).values()) for row in summary_rows(result)])
+    sections = [
+        Section(title="", words=tuple(remarks(result)), tables=(summary,)),
+        *_tradeoff(document, beside),
+        _widths(document["groups"], result, beside.problem),
+        *_zeros(result.get("sparse")),
+        *_layers(document["layers"]),
+        *_training([event for event in beside.history if event["event"] in ("prune_epoch", "epoch")], result["metric"]),
+        *mask_section(document.get("mask_updates") or {}, document["groups"]),
+        *_closed_loop(document["stages"]["settle"]["trials"], result),
+        measurement_section(pair or {"baseline": result.get("baseline_latency")}),
+        *origin_sections(compress_command(config), _again(document), facts),
+    ]
+    return Page(
+        title=str(config["model"]), verdict=(*promises(result), Promise(score(result))), sections=tuple(sections)
     )
 
 
-def _mask_pictures(updates: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> dict[str, str | None]:
-    """What became of single weights and of channels, update by update."""
-    weights, channels = updates.get("weights"), updates.get("channels")
-    pictures: dict[str, str | None] = dict.fromkeys(("densities", "exchange", "widths over time"))
-    if weights:
-        shares = {name: [update["densities"][name] for update in weights] for name in weights[0]["densities"]}
-        steps = [update["step"] for update in weights]
-        pictures["densities"] = figures.masks(shares, steps, "weights", "step of fine-tuning")
-        pictures["exchange"] = figures.exchange(weights)
-    if channels:
-        whole = {group["name"]: group["channels"] for group in groups}
-        shares = {name: [one["widths"][name] / whole[name] for one in channels] for name in channels[0]["widths"]}
-        epochs = [one["epoch"] for one in channels]
-        pictures["widths over time"] = figures.masks(shares, epochs, "channels", "epoch that pruned")
-    return pictures
+def _tradeoff(document: Document, beside: Beside) -> Iterator[Section]:
+    """Accuracy over cost, where there is more than the dense network to show."""
+    result = document["result"]
+    points = run_points(result, "this run")
+    pruned = pruned_points(result, beside.history, beside.problem)
+    others = [point for other in beside.others for point in run_points(other["result"], "other runs of the sweep")[1:]]
+    if len(points) > 1:
+        title = f"{result['metric']} against {spelled(result['budget_metric'] or 'latency_ms')}"
+        yield Section(title=title, pictures=(tradeoff_picture([*points, *others, *pruned], result),))
 
 
-def write_report(run: Path, output: Path | None = None) -> Path:
+def _widths(groups: Sequence[Document], result: Document, problem: Problem | None) -> Section:
+    rows = [(str(g["name"]), str(g["channels"]), str(g["kept"]), str(g["frozen"] or "")) for g in groups]
+    pictures = [Picture(partial(figures.widths, groups), "channels of every group before and after")] if groups else []
+    chosen = {group["name"]: group["kept"] for group in groups}
+    curves = staircase_curves(problem, chosen, result["budget_metric"])
+    if curves:
+        draw = partial(figures.staircases, curves, chosen, result["budget_metric"])
+        pictures.append(Picture(draw, "predicted cost of the network over the width of each group"))
+    folded = f"{len(groups)} channel groups"
+    headings = ("group", "before", "after", "why it cannot be cut")
+    return Section(title="Widths", pictures=tuple(pictures), tables=(Table(headings, rows, text=(3,), folded=folded),))
+
+
+def _zeros(sparse: Document | None) -> Iterator[Section]:
+    if sparse:
+        rows = [(str(name), f"{100 * density:.2f}", "") for name, density in sparse["densities"].items()]
+        rows += [(str(name), "", str(reason)) for name, reason in sparse["left_out"].items()]
+        folded = f"{len(sparse['densities'])} weights, {100 * sparse['sparsity']:.2f} % of their elements zero"
+        headings = ("weight", "not zero (%)", "why it was left out")
+        yield Section(title="Zeros", tables=(Table(headings, rows, text=(2,), folded=folded),))
+
+
+def _layers(layers: Sequence[Document]) -> Iterator[Section]:
+    if layers:
+        rows = [
+            (str(one["name"]), f"{one['before_ms']:.4g}", f"{one['after_ms']:.4g}", str(one["source"]))
+            for one in layers
+        ]
+        description = "predicted latency of the most expensive layers before and after"
+        table = Table(("layer", "before (ms)", "after (ms)", "source"), rows, text=(3,), folded=f"{len(layers)} layers")
+        yield Section(
+            title="Layers, as the latency table predicts them",
+            pictures=(Picture(partial(figures.layers, layers), description),),
+            tables=(table,),
+        )
+
+
+def _training(epochs: Sequence[Document], metric: str) -> Iterator[Section]:
+    if epochs:
+        phases = ["prune while training" if epoch["event"] == "prune_epoch" else "fine-tune" for epoch in epochs]
+        scores = [quantity(metric, epoch["metric"]) if "metric" in epoch else "" for epoch in epochs]
+        rows = [
+            (str(place), phase, quantity("loss", epoch["loss"]), score)
+            for place, (epoch, phase, score) in enumerate(zip(epochs, phases, scores, strict=True), 1)
+        ]
+        picture = Picture(partial(figures.history, epochs, metric), "loss and metric over the epochs")
+        table = Table(("epoch", "phase", "loss", metric), rows, text=(1,), folded=f"{len(epochs)} epochs")
+        yield Section(title="Training", pictures=(picture,), tables=(table,))
+
+
+def _closed_loop(trials: Sequence[Document], result: Document) -> Iterator[Section]:
+    if trials:
+        metric = result["budget_metric"]
+        rows = [
+            (str(place), quantity(metric, trial["predicted"]), quantity(metric, trial["measured"]))
+            for place, trial in enumerate(trials, 1)
+        ]
+        draw = partial(figures.trials, trials, result["budget"], metric)
+        yield Section(
+            title="Closed loop",
+            words=("Each network was exported and measured, in this order; the first is the dense one.",),
+            pictures=(Picture(draw, "predicted and measured value of every trial against the budget"),),
+            tables=(Table(("trial", "predicted by table", "measured"), rows),),
+        )
+
+
+def _again(document: Document) -> list[str]:
+    bundle = document["result"].get("bundle")
+    check = [f"hwprune verify {bundle} checks the engine that was delivered."] if bundle else []
+    return ["The run, from the folder that it was started in; give it a new --output.", *check]
+
+
+def write_report(run: Path, output: Path | None = None, form: Form = "html") -> Path:
     """Write the page about the run in a folder.
 
     Args:
-        run: folder with ``run.json`` and ``history.jsonl``.
-        output: the page; ``report.html`` in the folder if absent.
+        run: folder with ``run.json``; ``history.jsonl``, ``problem.json`` and the sweep around it are read if there.
+        output: the page; ``report.html`` or ``report.md`` in the folder if absent.
+        form: of the page.
 
     Returns:
         The page's path.
@@ -84,10 +173,10 @@ def write_report(run: Path, output: Path | None = None) -> Path:
     Raises:
         InputError: there is no finished run, or the page cannot be written.
     """
-    output = output or run / "report.html"
     try:
         document = json.loads((run / "run.json").read_text(encoding="utf-8"))
-        page = html_report(document, _events(run / "history.jsonl"))
+        beside = Beside(history=_events(run / "history.jsonl"), problem=_problem(run), others=_others(run))
+        page = html_report(document, beside) if form == "html" else formed(run_page(document, beside), form)
     except (OSError, ValueError) as error:
         raise InputError(
             f"cannot read the run in {run}: {error}", hint="give the folder that compress wrote"
@@ -96,13 +185,7 @@ def write_report(run: Path, output: Path | None = None) -> Path:
         raise InputError(
             f"the run in {run} has no {error} yet", hint="finish it with hwprune compress --resume"
         ) from error
-    try:
-        write_atomic(output, page)
-    except OSError as error:
-        raise InputError(
-            f"cannot write {output}: {error.strerror or error}", hint="choose a folder with space and write permission"
-        ) from error
-    return output
+    return write_page(output or run / f"report.{form}", page)
 
 
 def _events(path: Path) -> list[dict[str, Any]]:
@@ -113,3 +196,17 @@ def _events(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             continue  # a kill cut this line short
     return events
+
+
+def _problem(run: Path) -> Problem | None:
+    try:
+        return load_problem(run / "problem.json")
+    except InputError:
+        return None
+
+
+def _others(run: Path) -> list[Document]:
+    try:
+        return [document for document, folder in sweep_documents(run.parent) if folder.name != run.name]
+    except InputError:
+        return []

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 UNKNOWN = "–"
+_NAMES = {
+    "latency_ms": "latency (ms)",
+    "size_bytes": "file size (bytes)",
+    "memory_bytes": "memory (bytes)",
+    "macs": "multiply-accumulates",
+}
 
 
 def quantity(metric: str, value: float | None) -> str:
@@ -11,10 +19,12 @@ def quantity(metric: str, value: float | None) -> str:
     Args:
         metric: ``latency_ms``, ``size_bytes``, ``memory_bytes``, ``macs``, ``parameters``, ``accuracy``, or a
             metric of the user's own, which is shown as a bare number.
-        value: None is shown as a dash.
+        value: None is shown as a dash, NaN in words.
     """
     if value is None:
         return UNKNOWN
+    if math.isnan(value):
+        return "not a number"
     if metric == "latency_ms":
         return f"{value:.4g} ms"
     if metric in ("size_bytes", "memory_bytes"):
@@ -24,6 +34,11 @@ def quantity(metric: str, value: float | None) -> str:
     if metric == "accuracy":
         return f"{value:.2%}"
     return f"{value:.4g}"
+
+
+def spelled(metric: str) -> str:
+    """What a metric is called, with the unit of its bare numbers."""
+    return _NAMES.get(metric, metric)
 
 
 def change(metric: str, before: float | None, after: float | None) -> str:

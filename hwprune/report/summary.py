@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from hwprune.report.content import Promise
 from hwprune.report.quantities import UNKNOWN, change, quantity
 
 MOST_NAMES = 3  # of removed blocks
@@ -61,15 +62,29 @@ def summary_rows(result: Mapping[str, Any]) -> list[Row]:
     return rows
 
 
-def verdict(result: Mapping[str, Any]) -> str:
-    """The promise, and whether it was kept."""
+def promises(result: Mapping[str, Any]) -> list[Promise]:
+    """What was asked for, one sentence each, and whether it is so."""
     said = [] if result["budget_metric"] is None else [_first(result), *map(_other, result.get("other_budgets", ()))]
     if gates := result.get("gates"):
         said.append(_accuracy_gate(result["degradation"], gates))
     sparse = result.get("sparse")
     if sparse and sparse["requested"]:
-        said.append(f"{sparse['requested']}: {'met' if sparse['met'] else 'MISSED'}, {sparse['sparsity']:.2%} are zero")
-    return "; ".join(said)
+        met = bool(sparse["met"])
+        said.append(Promise(f"{sparse['requested']}: {_kept(met)}, {sparse['sparsity']:.2%} are zero", met))
+    return said
+
+
+def verdict(result: Mapping[str, Any]) -> str:
+    """The promises, and whether they were kept."""
+    return "; ".join(promise.text for promise in promises(result))
+
+
+def score(result: Mapping[str, Any]) -> str:
+    """What the task's metric was and is, in a sentence."""
+    metric, before, after = str(result["metric"]), result["baseline_accuracy"], result["accuracy"]
+    of = f" ({result['accuracy_of']})" if result.get("accuracy_of") else ""
+    known = "" if before is None or after is None else f", {change(metric, before, after)}"
+    return f"{metric}: {quantity(metric, before)} before, {quantity(metric, after)} after{of}{known}"
 
 
 def remarks(result: Mapping[str, Any]) -> list[str]:
@@ -84,35 +99,47 @@ def remarks(result: Mapping[str, Any]) -> list[str]:
     return said + ([sparse["remark"]] if sparse.get("remark") else [])
 
 
-def _first(result: Mapping[str, Any]) -> str:
-    """The promise of the budget that was used up."""
+def _first(result: Mapping[str, Any]) -> Promise:
+    """The budget that was used up."""
     metric, requested = result["budget_metric"], result["budget_requested"]
-    limit = quantity(metric, result["budget"])
-    promise = f"budget {limit}" if str(requested) == limit else f"budget {limit} ({requested})"
-    if result["budget_met"] is None:
+    limit, measured = result["budget"], result["measured"]
+    shown = quantity(metric, limit)
+    promise = f"budget {shown}" if str(requested) == shown else f"budget {shown} ({requested})"
+    if measured is None:
         predicted = quantity(metric, result["predicted"])
-        return f"{promise}: {predicted} predicted, not measured; hwprune bench on the device completes it"
-    kept = "met" if result["budget_used"] <= 1 else "MISSED"
-    return f"{promise}: {kept}, {quantity(metric, result['measured'])} measured, {result['budget_used']:.1%} of it"
+        return Promise(f"{promise}: {predicted} predicted, not measured; hwprune bench on the device completes it")
+    used = result["budget_used"]
+    met = bool(used <= 1)
+    kept = f"{_kept(met, metric, limit, measured)}, {quantity(metric, measured)} measured, {used:.1%} of it"
+    return Promise(f"{promise}: {kept}", met)
 
 
-def _accuracy_gate(lost: Mapping[str, Any], gates: Mapping[str, Any]) -> str:
-    """The promise about accuracy: what was lost against the model that was given, and how sure that is."""
+def _accuracy_gate(lost: Mapping[str, Any], gates: Mapping[str, Any]) -> Promise:
+    """What was lost against the model that was given, and how sure that is."""
     asked = [
         f"{gates['max_degradation']:g}" if gates["max_degradation"] is not None else "",
         f"{gates['percent_max_degradation']:g} %" if gates["percent_max_degradation"] is not None else "",
     ]
     interval = "" if lost["low"] is None else f" (lost: {lost['low']:+.4f} to {lost['high']:+.4f} at 95 %)"
-    allowed = " and ".join(one for one in asked if one)
-    met = "met" if gates["met"] else "MISSED"
+    allowed, met = " and ".join(one for one in asked if one), bool(gates["met"])
     way = "fell" if lost["lost"] > 0 else "rose"
-    return f"{lost['metric']} may fall by {allowed}: {met}, it {way} by {abs(lost['lost']):.4f}{interval}"
+    text = f"{lost['metric']} may fall by {allowed}: {_kept(met)}, it {way} by {abs(lost['lost']):.4f}{interval}"
+    return Promise(text, met)
 
 
-def _other(budget: Mapping[str, Any]) -> str:
-    """The promise of a budget beside the first."""
-    limit, measured = (quantity(budget["metric"], budget[key]) for key in ("limit", "measured"))
-    return f"budget {limit} ({budget['requested']}): {'met' if budget['met'] else 'MISSED'}, {measured}"
+def _other(budget: Mapping[str, Any]) -> Promise:
+    """A budget beside the first."""
+    metric, limit, measured, met = (budget[key] for key in ("metric", "limit", "measured", "met"))
+    promise = f"budget {quantity(metric, limit)} ({budget['requested']})"
+    if measured is None:
+        return Promise(f"{promise}: not measured")
+    return Promise(f"{promise}: {_kept(met, metric, limit, measured)}, {quantity(metric, measured)}", bool(met))
+
+
+def _kept(met: bool, metric: str = "", limit: float = 0, measured: float = 0) -> str:
+    if met:
+        return "met"
+    return f"MISSED by {quantity(metric, measured - limit)}" if metric else "MISSED"
 
 
 def summary_table(document: Mapping[str, Any]) -> Table:

@@ -32,7 +32,7 @@ def test_one_run_for_each_value(tmp_path: Path, device: Any) -> None:
     assert 0.4 < used[1] <= 0.5
     page = sweep_page([run.document for run in runs], [run.path for run in runs])
     assert page.count('href="0.8x/report.html"') == page.count('href="0.5x/report.html"') == 1
-    assert page.count("data:image") == 2
+    assert page.count("<svg") == 2
     assert "saliency" in page
 
 

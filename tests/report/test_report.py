@@ -1,114 +1,17 @@
-import base64
 import copy
 import json
 import re
-from html.parser import HTMLParser
-from xml.etree import ElementTree
 
 import pytest
 
 from hwprune.errors import InputError
-from hwprune.report import html_report, render_text, write_report
+from hwprune.report import render_text, write_report
+from hwprune.report.page import Beside, html_report
 from hwprune.report.quantities import change, quantity
 
-HOSTILE = '<script>alert("x")</script> & $\\frac{'
-RESULT = {
-    "budget": 2.0,
-    "budget_metric": "latency_ms",
-    "budget_requested": "0.5x",
-    "budget_met": True,
-    "budget_used": 0.985,
-    "predicted": 1.95,
-    "measured": 1.97,
-    "metric": "accuracy",
-    "accuracy": 0.9722,
-    "accuracy_of": "exported engine",
-    "baseline_accuracy": 0.98,
-    "predicted_latency_ms": 1.95,
-    "measured_latency_ms": 1.97,
-    "baseline_latency_ms": 4.0,
-    "latency_ratio": [0.4925, 0.49, 0.495],
-    "parameters": 120_000,
-    "baseline_parameters": 480_000,
-    "macs": 3.2e6,
-    "baseline_macs": 1.6e7,
-    "size_bytes": 490_123,
-    "baseline_size_bytes": 1_930_000,
-    "memory_of": "weights and activations",
-    "predicted_memory_bytes": 700_000,
-    "measured_memory_bytes": 703_000,
-    "baseline_memory_bytes": 2_500_000,
-}
-DOCUMENT = {
-    "config": {"model": "zoo:digits_resnet", "seed": 0},
-    "device": {"cpu": "AMD EPYC"},
-    "versions": {"torch": "2.13"},
-    "result": RESULT,
-    "groups": [
-        {"name": "stem", "channels": 32, "kept": 16, "frozen": None},
-        {"name": "head", "channels": 10, "kept": 10, "frozen": "model output"},
-    ],
-    "layers": [
-        {"name": "stem", "before_ms": 3.0, "after_ms": 1.5, "source": "measured"},
-        {"name": "relu", "before_ms": 0.0, "after_ms": 0.0, "source": "fused into stem"},
-    ],
-    "stages": {"settle": {"trials": [{"predicted": 4.2, "measured": 4.0}, {"predicted": 2.0, "measured": 1.97}]}},
-}
-HISTORY = [
-    {"event": "prune_epoch", "epoch": 1, "loss": 0.5, "metric": 0.91, "widths": {"stem": 24}},
-    {"event": "trial", "predicted": 2.0, "measured": 1.97, "limit": 2.0},
-    {"event": "epoch", "attempt": 0, "epoch": 1, "loss": 0.25, "metric": 0.97},
-]
+from .made_up import DOCUMENT, HISTORY, HOSTILE, SPARSE, UPDATES, Page, pictures, tooltips, with_result, words
 
-
-def with_result(**changes):
-    document = copy.deepcopy(DOCUMENT)
-    document["result"].update(changes)
-    return document
-
-
-class Page(HTMLParser):
-    """Text of every table row, and everything that could load or run something."""
-
-    VOID = ("meta", "img", "link", "br")
-
-    def __init__(self, html):
-        super().__init__()
-        self.rows, self.images, self.tags, self.open, self.text = [], [], [], [], ""
-        self.feed(html)
-        assert self.open == []
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-        if tag == "img":
-            self.images.append(dict(attributes))
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text += data
-        if self.open and self.open[-1] in ("td", "th"):
-            self.rows[-1][-1] += data
-
-
-def pictures(page):
-    prefix = "data:image/svg+xml;base64,"
-    assert all(image["src"].startswith(prefix) and image["alt"] for image in page.images)
-    return [base64.b64decode(image["src"][len(prefix) :]).decode() for image in page.images]
-
-
-def words(svg):
-    return [
-        "".join(element.itertext()) for element in ElementTree.fromstring(svg).iter() if element.tag.endswith("text")
-    ]
-
+BESIDE = Beside(history=HISTORY)
 
 # -- quantities ---------------------------------------------------------------------------------------------
 
@@ -171,7 +74,7 @@ def test_table_has_every_number_in_its_row():
 def test_verdicts():
     assert "budget 2 ms (0.5x): met, 1.97 ms measured, 98.5% of it" in render_text(DOCUMENT)
     missed = with_result(budget_met=False, measured=2.3, budget_used=1.15)
-    assert "budget 2 ms (0.5x): MISSED, 2.3 ms measured, 115.0% of it" in render_text(missed)
+    assert "budget 2 ms (0.5x): MISSED by 0.3 ms, 2.3 ms measured, 115.0% of it" in render_text(missed)
     unmeasured = with_result(
         budget_met=None, measured=None, measured_latency_ms=None, baseline_latency_ms=None, latency_ratio=None
     )
@@ -223,13 +126,13 @@ def test_memory_budget():
 
 
 def test_page_shows_groups_layers_epochs_and_trials():
-    page = Page(html_report(DOCUMENT, HISTORY))
+    page = Page(html_report(DOCUMENT, BESIDE))
     assert ["stem", "32", "16", ""] in page.rows
     assert ["head", "10", "10", "model output"] in page.rows
     assert ["stem", "3", "1.5", "measured"] in page.rows
     assert ["relu", "0", "0", "fused into stem"] in page.rows
-    assert ["1", "prune while training", "0.5", "0.91"] in page.rows
-    assert ["2", "fine-tune", "0.25", "0.97"] in page.rows
+    assert ["1", "prune while training", "0.5", "91.00%"] in page.rows
+    assert ["2", "fine-tune", "0.25", "97.00%"] in page.rows
     assert ["2", "2 ms", "1.97 ms"] in page.rows
     assert ["cpu", "AMD EPYC"] in page.rows
     assert "98.5% of it" in page.text
@@ -237,9 +140,10 @@ def test_page_shows_groups_layers_epochs_and_trials():
 
 
 def test_pictures_are_whole_svgs_with_the_names():
-    drawn = pictures(Page(html_report(DOCUMENT, HISTORY)))
-    assert len(drawn) == 4
-    groups, layers, epochs, trials = map(words, drawn)
+    drawn = pictures(html_report(DOCUMENT, BESIDE))
+    assert len(drawn) == 5
+    scores, groups, layers, epochs, trials = map(words, drawn)
+    assert {"frontier", "dense network", "this run", "latency (ms)"} <= set(scores)
     assert {"stem", "head"} <= set(groups)
     assert "stem" in layers
     assert "relu" not in layers  # it runs inside another kernel: no bar of its own
@@ -247,12 +151,31 @@ def test_pictures_are_whole_svgs_with_the_names():
     assert {"budget 2 ms", "measured"} <= set(trials)
 
 
+def test_what_is_drawn_says_its_value_on_hover():
+    scores, groups, layers, epochs, trials = map(tooltips, pictures(html_report(DOCUMENT, BESIDE)))
+    assert sorted(scores) == ["budget 0.5x: 1.97 ms, accuracy 97.22%", "dense network: 4 ms, accuracy 98.00%"]
+    assert "stem: 16 of 32 channels" in groups
+    assert "head: 10 of 10 channels; stays whole: model output" in groups
+    assert layers == 2 * ["stem: 3 ms before, 1.5 ms after (measured)"]
+    assert {"epoch 1: loss 0.5", "epoch 2: 0.97"} <= set(epochs)
+    assert {"trial 1: 4 measured", "trial 2: 2 predicted by table"} <= set(trials)
+
+
+def test_pictures_take_the_colours_of_the_page():
+    for svg in pictures(html_report(DOCUMENT, BESIDE)):
+        colours = set(re.findall(r"(?:fill|stroke): ([^;\"]+)", svg)) - {"none"}
+        assert colours
+        assert all(re.fullmatch(r"var\(--\w+\)", colour) for colour in colours), colours
+
+
 def test_page_stands_alone():
-    page = Page(html_report(DOCUMENT, HISTORY))
+    page = Page(html_report(DOCUMENT, BESIDE))
     for tag, attributes in page.tags:
+        assert not any(name.startswith("on") for name in attributes)
         assert tag not in ("script", "link", "iframe", "object")
         for name in ("src", "href"):
-            assert attributes.get(name, "data:").startswith("data:")
+            assert attributes.get(name, "#").startswith(("#", "data:"))
+        assert "url(" not in attributes.get("style", "")
 
 
 def test_nothing_that_a_user_names_becomes_markup():
@@ -262,25 +185,28 @@ def test_nothing_that_a_user_names_becomes_markup():
     document["layers"][0].update(name=HOSTILE, source=HOSTILE)
     document["result"].update(metric=HOSTILE, accuracy_of=HOSTILE, budget_requested=HOSTILE)
     document["device"] = {HOSTILE: HOSTILE}
-    html = html_report(document, HISTORY)
+    html = html_report(document, BESIDE)
     page = Page(html)
     assert not any(tag == "script" for tag, _ in page.tags)
     assert [HOSTILE, "10", "10", HOSTILE] in page.rows
-    drawn = pictures(page)
-    assert HOSTILE in words(drawn[0])  # as text, dollar sign and all
-    assert HOSTILE in words(drawn[1])
+    drawn = pictures(html)
+    assert HOSTILE in words(drawn[1])  # as text, dollar sign and all
+    assert HOSTILE in words(drawn[2])
+    assert any(said.startswith(HOSTILE) for said in tooltips(drawn[2]))
 
 
 def test_same_run_gives_the_same_page():
-    assert html_report(DOCUMENT, HISTORY) == html_report(copy.deepcopy(DOCUMENT), HISTORY)
+    assert html_report(DOCUMENT, BESIDE) == html_report(copy.deepcopy(DOCUMENT), BESIDE)
 
 
 def test_page_of_a_run_that_could_only_be_predicted():
     document = with_result(budget_met=None, measured=None, measured_latency_ms=None, latency_ratio=None)
     document.update(layers=[], device=None)
     document["stages"]["settle"]["trials"] = []
-    page = Page(html_report(document))
-    assert len(page.images) == 1
+    html = html_report(document)
+    page = Page(html)
+    assert len(pictures(html)) == 1
+    assert "Nothing was measured on the device" in page.text
     assert ("p", {"class": "verdict"}) in page.tags
 
 
@@ -289,8 +215,8 @@ def test_hundreds_of_layers_are_drawn_in_part_and_listed_in_full():
     document["layers"] = [
         {"name": f"layer{i}", "before_ms": float(i), "after_ms": i / 2, "source": "measured"} for i in range(300)
     ]
-    page = Page(html_report(document))
-    drawn = words(pictures(page)[1])
+    html = html_report(document)
+    page, drawn = Page(html), words(pictures(html)[2])
     assert "layer299" in drawn
     assert "layer10" not in drawn
     assert drawn.index("layer280") < drawn.index("layer299")
@@ -313,7 +239,7 @@ def run(tmp_path):
 def test_page_is_written_into_the_run_or_elsewhere(run, tmp_path):
     path = write_report(run)
     assert path == run / "report.html"
-    assert path.read_text(encoding="utf-8") == html_report(DOCUMENT, HISTORY)
+    assert path.read_text(encoding="utf-8") == html_report(DOCUMENT, BESIDE)
     assert write_report(run, tmp_path / "other.html").read_bytes() == path.read_bytes()
 
 
@@ -337,22 +263,6 @@ def test_place_that_cannot_be_written(run):
         write_report(run, run / "missing" / "page.html")
 
 
-SPARSE = {
-    "rule": "granet",
-    "requested": "sparsity 90%",
-    "met": True,
-    "sparsity": 0.9012,
-    "weights": 1000,
-    "zeros": 901,
-    "densities": {"stem.weight": 0.25, HOSTILE: 0.0125},
-    "left_out": {"pos_embed": "excluded by name"},
-    "storage": "gap8-int8",
-    "stored_bytes": 12_340,
-    "dense_stored_bytes": 123_400,
-    "remark": "The stored file takes 61.7% of its budget.",
-}
-
-
 def test_zeros_and_the_file_they_are_stored_in():
     said = " ".join(render_text(with_result(sparse=SPARSE, other_budgets=[])).split())
     for part in (
@@ -370,24 +280,17 @@ def test_zeros_and_the_file_they_are_stored_in():
     alone["stages"]["settle"]["trials"] = []  # nothing was cut
     assert "budget 2" not in render_text(alone)
     page = Page(html_report(alone))
-    assert ["stem.weight", "25.00"] in page.rows
-    assert [HOSTILE, "1.25"] in page.rows
-    assert ["pos_embed", "excluded by name"] in page.rows
+    assert ["stem.weight", "25.00", ""] in page.rows
+    assert [HOSTILE, "1.25", ""] in page.rows
+    assert ["pos_embed", "", "excluded by name"] in page.rows
     assert not any(tag == "script" for tag, _ in page.tags)
 
 
 def test_masks_over_time_are_drawn():
-    names = ["stem.weight", HOSTILE]
-    weights = [
-        {"step": 10 * turn, "density": 0.5, "densities": dict.fromkeys(names, 0.5), "iou": 0.9, "survived": survived}
-        for turn, survived in ((1, None), (2, 0.75), (3, 0.8))
-    ]
-    channels = [{"epoch": epoch, "widths": {"stem": 32 - 8 * epoch}} for epoch in (1, 2)]
-    grown = [{"call": 9, "grown": 3, "explored": 20}]
-    document = {**DOCUMENT, "mask_updates": {"weights": weights, "channels": channels, "grown": grown}}
-    page = Page(html_report(document, HISTORY))
-    found = [words(picture) for picture in pictures(page)]
-    assert len(found) == len(pictures(Page(html_report(DOCUMENT, HISTORY)))) + 3
+    document = {**DOCUMENT, "mask_updates": UPDATES}
+    html = html_report(document, BESIDE)
+    page, found = Page(html), [words(picture) for picture in pictures(html)]
+    assert len(found) == len(pictures(html_report(DOCUMENT, BESIDE))) + 3
     (overlap,) = (said for said in found if "overlap of masks (IoU)" in said)
     assert "grown weights that survived" in overlap
     assert any(any("step of fine-tuning" in one for one in said) and HOSTILE in said for said in found)
