@@ -93,7 +93,7 @@ def test_devices_that_are_not_here() -> None:
     with pytest.raises(InputError, match="cannot be measured from here"):
         connection(Target(name="pi", connection="none"))
     with pytest.raises(InputError, match="no precision 'fp16'"):
-        connection(load_target(TARGET, precision="fp16"))
+        connection(load_target("local-openvino", precision="fp16"))
 
 
 def test_kernels_that_cannot_be_timed() -> None:
