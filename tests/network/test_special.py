@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from hwprune.network import trace
 
@@ -213,3 +214,19 @@ def test_channels_that_leave_torch_are_frozen_and_the_place_is_named(called):
 def test_channels_that_leave_torch_are_never_cut_wrongly(called):
     case = around(called, {}, {})
     check_random_cuts(case, trace(case.model(), case.example), draws=8)
+
+
+class Standardised(nn.Conv2d):
+    """Every filter has mean 0 and variance 1 over its inputs (Qiao et al., 2019), by a batch norm of the weights."""
+
+    def forward(self, x):
+        weight = F.batch_norm(self.weight.reshape(1, self.out_channels, -1), None, None, training=True)
+        return F.conv2d(x, weight.reshape_as(self.weight), self.bias, padding=1)
+
+
+def test_statistics_of_a_batch_hold_the_dimensions_they_are_taken_over():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), Standardised(8, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 1))
+    network = trace(model, torch.randn(2, 3, 12, 12))
+    assert [group.name for group in network.cuttable] == ["2"]
+    (why,) = (group.frozen for group in network.frozen if group.name == "0")
+    assert "normalised over this dimension (native_batch_norm in 2)" in why

@@ -9,9 +9,15 @@ from hwprune.network.rules.step import Dims, Step
 
 
 def batch_norm(step: Step) -> list[Dims]:
-    """Every channel is normalised on its own: parameters and statistics go with it."""
+    """Every channel is normalised on its own: parameters and statistics go with it.
+
+    Where the statistics are those of the batch, they change with whatever goes in its other dimensions, such as the
+    inputs of a filter that is standardised.
+    """
     source: Labelled = step["input"]
     ids = _affine(step, source, 1, ("weight", "bias", "running_mean", "running_var"))
+    if step.arguments.get("training"):
+        step.freeze_dims(source, set(source.dims) - {1}, "normalised over this dimension")
     return [_with(source, 1, ids)]
 
 
