@@ -15,6 +15,7 @@ from hwprune.deploy.accuracy import INT8, Degradation, Gates, Judge
 from hwprune.deploy.calibration import SAMPLES, Calibration, from_example, from_training
 from hwprune.deploy.departure import check_parity
 from hwprune.deploy.export import exported_bytes
+from hwprune.deploy.formats import from_onnx, torch_archive
 from hwprune.deploy.latency import FormsMeasurement, measure_forms
 from hwprune.deploy.lowering import Lowered, lower
 from hwprune.deploy.parity import Parity, compare, held_to
@@ -84,7 +85,7 @@ class Form:
 
     Attributes:
         target: with that precision.
-        content: the ONNX file; None if there is none.
+        content: the engine, in the format of the target's runtime; None if there is none.
         parity: with the model.
         degradation: against the model; None without data.
         lowered: how it was brought into the precision; None if it was exported so.
@@ -132,19 +133,25 @@ def forms_of(source: Source, target: Target, precisions: Sequence[str], asked: A
     Raises:
         InputError: int8 or a gate was asked for without data.
         ParityError: the export itself is wrong.
-        ModelError: the model has no ONNX form.
+        ModelError: the model has no form that the target's runtime opens.
     """
     if source.data is None and (asked.gates.asked or tuple(precisions) == ("int8",)):
         what = "a gate" if asked.gates.asked else "int8"
         raise InputError(f"{what} needs data, and none was given", hint="give --data")
     own = "fp16" if half_types(source.model) and "fp16" in precisions and "fp32" not in precisions else "fp32"
-    exported = exported_bytes(source.model, source.example)
+    exported = _exported(source, target)
     judge = None if source.data is None else Judge(source.model, source.data, source.task)
     first = _judged(Form(target=replace(target, precision=own), content=exported), source, judge, asked)
     if first.refused is not None and first.degradation is None:
         raise ParityError(first.refused, hint="the export is wrong for this model: compare its operators one by one")
     others = [replace(target, precision=one) for one in precisions if one != own]
     return [first, *(_judged(_lowered(exported, one, source, judge, asked), source, judge, asked) for one in others)]
+
+
+def _exported(source: Source, target: Target) -> bytes:
+    if runtime_for(target).model_format == "torch":
+        return torch_archive(source.model, source.example)
+    return from_onnx(exported_bytes(source.model, source.example), target)
 
 
 def _lowered(exported: bytes, target: Target, source: Source, judge: Judge | None, asked: Asked) -> Form:
@@ -191,7 +198,8 @@ def _judged(form: Form, source: Source, judge: Judge | None, asked: Asked) -> Fo
     form = replace(form, parity=parity)
     try:
         if held != "int8":
-            check_parity(parity, held, model=source.model, example=source.example, content=form.content)
+            onnx_file = form.content if runtime_for(target).model_format == "onnx" else None
+            check_parity(parity, held, model=source.model, example=source.example, content=onnx_file)
     except ParityError as error:
         return replace(form, refused=error.message)
     if judge is None:

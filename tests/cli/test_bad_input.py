@@ -128,7 +128,7 @@ BAD = {
         f"{MACS} --sparsify gmp --sparsity 0.5 --precision int8",
         "sparse files are made of float32 engines",
     ),
-    "compressed for torch": (f"{MACS} --target local-torch", "takes torch engines, which hwprune cannot deliver yet"),
+    "compressed for torch": (f"{MACS} --target local-torch", "takes torch engines, which compress cannot weigh yet"),
     "alone in int8": (
         f"profile {MODEL} --precision int8 --method alone --output t.json",
         "layers alone are measured in fp32",

@@ -1,4 +1,7 @@
+import io
 import json
+import re
+import zipfile
 from dataclasses import replace
 
 import numpy as np
@@ -10,11 +13,13 @@ from onnx import numpy_helper
 from hwprune.deploy import forms as forms_module
 from hwprune.deploy import verify
 from hwprune.deploy.accuracy import Gates
+from hwprune.deploy.formats import torch_archive
 from hwprune.deploy.forms import Asked, Form, Source, choose, forms_of, parse_precisions
 from hwprune.deploy.latency import FormsMeasurement, Latency
 from hwprune.deploy.release import release
-from hwprune.errors import InputError, ParityError
-from hwprune.targets import Target, load_target
+from hwprune.deploy.storage import Storage
+from hwprune.errors import InputError, ModelError, ParityError
+from hwprune.targets import Target, load_target, runtime_for
 
 from .lowered import Loud, Outlier, labelled
 
@@ -230,3 +235,49 @@ def test_an_export_that_is_wrong_names_where(outlier, monkeypatch):
     monkeypatch.setattr(forms_module, "exported_bytes", wrong)
     with pytest.raises(ParityError, match=r"the first layer that departs is narrow \(Linear\)"):
         forms_of(outlier, TARGET, ("fp32",), Asked())
+
+
+@pytest.mark.parametrize(("runtime", "file"), [("torch", "model.pt2"), ("ncnn", "model.ncnn.zip")])
+def test_what_another_runtime_opens_is_delivered(runtime, file, outlier, clock, tmp_path):
+    target = load_target(f"local-{runtime}")
+    if reason := runtime_for(target).unavailable():
+        pytest.skip(reason)
+    clock()
+    source = replace(outlier, example=outlier.example[:1])
+    bundle, document = release(source, target, Asked(precision="auto"), tmp_path / "bundle")
+    assert (document["precision"], document["passed"]) == ("fp32", True)
+    (facts,) = document["precisions"]
+    assert facts["size_bytes"] == (tmp_path / "bundle" / file).stat().st_size
+    assert facts["parity"]["samples"] == 64
+    assert facts["parity"]["relative_l2"] <= 1e-4
+    assert facts["accuracy"]["lost"] == 0
+    assert bundle.manifest["engine"] == {"file": file, "runtime": runtime, "threads": 1, "precision": "fp32"}
+    assert verify(bundle.path, latency=False)["ok"]
+    with pytest.raises(InputError, match="storage gap8 is a form of ONNX files"):
+        release(source, target, Asked(), tmp_path / "stored", storage=Storage.parse("gap8"))
+
+
+def test_an_archive_tells_nothing_of_this_machine(networks, images):
+    content = torch_archive(networks["Mobile"], images[:1])
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        graph = archive.read("archive/models/model.json").decode()
+    assert "torch.ops.aten.conv2d" in graph
+    assert not re.search(r"\.py\b|\bline \d", graph)
+    assert torch_archive(networks["Mobile"], images[:1]) == content
+
+
+def test_an_archive_of_another_network_is_not_delivered(outlier, monkeypatch):
+    torch.manual_seed(7)
+    other = type(outlier.model)().eval()
+    right = forms_module.torch_archive
+    monkeypatch.setattr(forms_module, "torch_archive", lambda model, example: right(other, example))
+    with pytest.raises(ParityError, match="relative L2"):
+        forms_of(outlier, load_target("local-torch", batch=2), ("fp32",), Asked())
+
+
+def test_a_batch_that_ncnn_has_not_is_refused(outlier):
+    target = load_target("local-ncnn", batch=2)
+    if reason := runtime_for(target).unavailable():
+        pytest.skip(reason)
+    with pytest.raises(ModelError, match="ncnn takes a batch of 1"):
+        forms_of(outlier, target, ("fp32",), Asked())
