@@ -28,7 +28,9 @@ from hwprune.cli.output import emit, milliseconds
 
 NAME = "export"
 _JUDGING = ("data", "task", "calibration_samples", "max_degradation", "percent_max_degradation", "force")
-_OF_A_MODEL = frozenset({"input_shape", "weights", "target", "threads", "precision", "batch", "storage", *_JUDGING})
+_OF_A_MODEL = frozenset(
+    {"input_shape", "weights", "target", "threads", "precision", "batch", "storage", "opset", *_JUDGING}
+)
 
 
 def command(
@@ -59,6 +61,9 @@ def command(
     batch: Batch = None,
     storage: Annotated[
         str | None, typer.Option(help="ENCODING[-PRECISION][-COMPRESSION] of the engine file, such as gap8-int8-xz.")
+    ] = None,
+    opset: Annotated[
+        int | None, typer.Option(help="Version of the ONNX operator set, instead of the exporter's.")
     ] = None,
     format: Annotated[
         str | None,
@@ -108,7 +113,7 @@ def command(
         data=data,
         task=task,
         target=chosen,
-        asked=Asked(precision=precision, gates=gates, samples=calibration_samples, force=force),
+        asked=Asked(precision=precision, gates=gates, samples=calibration_samples, force=force, opset=opset),
         storage=None if storage is None else Storage.parse(storage),
         seed=seed,
     )

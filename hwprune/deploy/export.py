@@ -24,6 +24,7 @@ from hwprune.network.forward import Example, tensors_in
 from hwprune.network.surgery import Removed
 
 _SIGNED = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
+OPSETS = range(18, 26)  # torch writes 18 or newer, and onnxscript 0.7 converts up to 25
 MOST_BYTES = 2**31 - 1  # of one protobuf message
 
 
@@ -73,39 +74,70 @@ def export_onnx(model: nn.Module, example: Example, path: Path | str) -> OnnxInf
     return OnnxInfo(
         path=Path(path),
         size_bytes=len(content),
-        opset=max(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")),
+        opset=_opset_of(proto),
         inputs=tuple(port.name for port in proto.graph.input),
         outputs=tuple(port.name for port in proto.graph.output),
     )
 
 
-def exported_bytes(model: nn.Module, example: Example) -> bytes:
-    """The contents of the file that :func:`export_onnx` writes.
+def exported_bytes(model: nn.Module, example: Example, *, opset: int | None = None) -> bytes:
+    """The contents of the file that :func:`export_onnx` writes; of another operator set, if one is given.
 
     Raises:
-        ModelError: as there.
+        InputError: there is no such operator set here.
+        ModelError: as there, or an operator is not in that set.
     """
-    return _checked(exported_proto(model, example), reference_outputs(model, example))
+    return _checked(exported_proto(model, example, opset=opset), reference_outputs(model, example))
 
 
-def exported_proto(model: nn.Module, example: Example) -> onnx.ModelProto:
+def check_opset(opset: int) -> None:
+    """Refuse an operator set that the exporter does not write.
+
+    Raises:
+        InputError: it is out of reach.
+    """
+    if opset not in OPSETS:
+        raise InputError(
+            f"opset {opset} is none that the exporter writes", hint=f"{OPSETS.start} to {OPSETS.stop - 1} are allowed"
+        )
+
+
+def exported_proto(model: nn.Module, example: Example, *, opset: int | None = None) -> onnx.ModelProto:
     """Export a model in evaluation mode; the exporter's notes about where nodes come from are still in it.
 
     Args:
         model: on any device; left as it was.
         example: the arguments of ``forward``, batch first.
+        opset: version of the ONNX operator set, of :data:`OPSETS`; None for the exporter's own.
 
     Raises:
-        ModelError: ``forward`` fails or has no ONNX form.
+        InputError: there is no such operator set here.
+        ModelError: ``forward`` fails or has no ONNX form, or none in that operator set.
     """
+    if opset is not None:
+        check_opset(opset)
     expected = reference_outputs(model, example)
     with evaluating(model), returning_tensors(model), exporter_noise_silenced(), _FourDimensions():
-        proto = _exported(model, example, len(expected), optimize=True)
-        # The exporter's rewriting loses constants where several Clips follow one (onnxscript 0.7.2).
-        return proto if _is_whole(proto.graph) else _exported(model, example, len(expected), optimize=False)
+        proto = _exported(model, example, len(expected), opset, optimize=True)
+        if not _is_whole(proto.graph):
+            # The exporter's rewriting loses constants where several Clips follow one (onnxscript 0.7.2).
+            proto = _exported(model, example, len(expected), opset, optimize=False)
+    if opset not in (None, _opset_of(proto)):
+        raise ModelError(
+            f"the exporter wrote opset {_opset_of(proto)}, {opset} was asked for: an operator has no form in it",
+            hint="choose another opset, or leave it out",
+        )
+    return proto
 
 
-def _exported(model: nn.Module, example: Example, outputs: int, *, optimize: bool) -> onnx.ModelProto:
+def _opset_of(proto: onnx.ModelProto) -> int:
+    version: int = max(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
+    return version
+
+
+def _exported(
+    model: nn.Module, example: Example, outputs: int, opset: int | None, *, optimize: bool
+) -> onnx.ModelProto:
     positional, named = arguments(on_device_of(model, example))
     try:
         program = torch.onnx.export(
@@ -114,6 +146,7 @@ def _exported(model: nn.Module, example: Example, outputs: int, *, optimize: boo
             kwargs=named,
             input_names=list(named) or list(_names("input", len(positional))),
             output_names=list(_names("output", outputs)),
+            opset_version=opset,
             dynamo=True,
             optimize=optimize,
             verbose=False,

@@ -32,7 +32,7 @@ PARITY_SAMPLES = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """How a network is to be brought into lower precisions.
+    """How a network is to be exported, and brought into lower precisions.
 
     Attributes:
         precision: see :func:`parse_precisions`; None for the target's own.
@@ -40,6 +40,7 @@ class Asked:
         samples: of the training set, to calibrate on.
         force: deliver the precision that was asked for even where it is no faster, or misses a gate.
         seed: decides the samples.
+        opset: version of the ONNX operator set; None for the exporter's own.
     """
 
     precision: str | None = None
@@ -47,6 +48,7 @@ class Asked:
     samples: int = SAMPLES
     force: bool = False
     seed: int = 0
+    opset: int | None = None
 
     def gates_of(self, precision: str) -> Gates:
         """The gates that an engine of a precision has to meet."""
@@ -131,7 +133,7 @@ def forms_of(source: Source, target: Target, precisions: Sequence[str], asked: A
     """The network in float32 (or in the model's own type), then in every other precision that was asked for.
 
     Raises:
-        InputError: int8 or a gate was asked for without data.
+        InputError: int8 or a gate was asked for without data, or an operator set that there is not.
         ParityError: the export itself is wrong.
         ModelError: the model has no form that the target's runtime opens.
     """
@@ -139,7 +141,7 @@ def forms_of(source: Source, target: Target, precisions: Sequence[str], asked: A
         what = "a gate" if asked.gates.asked else "int8"
         raise InputError(f"{what} needs data, and none was given", hint="give --data")
     own = "fp16" if half_types(source.model) and "fp16" in precisions and "fp32" not in precisions else "fp32"
-    exported = _exported(source, target)
+    exported = _exported(source, target, asked.opset)
     judge = None if source.data is None else Judge(source.model, source.data, source.task)
     first = _judged(Form(target=replace(target, precision=own), content=exported), source, judge, asked)
     if first.refused is not None and first.degradation is None:
@@ -148,10 +150,15 @@ def forms_of(source: Source, target: Target, precisions: Sequence[str], asked: A
     return [first, *(_judged(_lowered(exported, one, source, judge, asked), source, judge, asked) for one in others)]
 
 
-def _exported(source: Source, target: Target) -> bytes:
+def _exported(source: Source, target: Target, opset: int | None) -> bytes:
     if runtime_for(target).model_format == "torch":
+        if opset is not None:
+            raise InputError(
+                f"opset {opset} is one of ONNX, and target {target.name!r} runs archives of torch.export",
+                hint="leave the opset out, or take a target whose runtime opens ONNX",
+            )
         return torch_archive(source.model, source.example)
-    return from_onnx(exported_bytes(source.model, source.example), target)
+    return from_onnx(exported_bytes(source.model, source.example, opset=opset), target)
 
 
 def _lowered(exported: bytes, target: Target, source: Source, judge: Judge | None, asked: Asked) -> Form:

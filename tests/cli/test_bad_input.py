@@ -203,6 +203,8 @@ BAD = {
     "unknown format of a run": ("export finished --format ort,tflite --output out", "format 'tflite' is unknown"),
     "format of no ONNX": (f"export {MODEL} --target local-torch --format ort --output out", "takes torch"),
     "format over files": ("export finished --format ort --output in", "in-ort is not empty"),
+    "opset out of reach": (f"export {MODEL} --opset 7 --output out", "opset 7 is none"),
+    "opset of a run": ("export finished --opset 20 --output out", "--opset cannot change"),
     "unknown storage": (f"export {MODEL} --storage gap9-xz --output out", "storage 'gap9-xz' is unknown"),
     "export no run": ("export used --output out", "no run in used"),
     "report on no run": ("report used", "no run in used"),

@@ -13,6 +13,7 @@ from onnx import numpy_helper
 from hwprune.deploy import forms as forms_module
 from hwprune.deploy import verify
 from hwprune.deploy.accuracy import Gates
+from hwprune.deploy.export import exported_bytes
 from hwprune.deploy.formats import torch_archive
 from hwprune.deploy.forms import Asked, Form, Source, choose, forms_of, parse_precisions
 from hwprune.deploy.latency import FormsMeasurement, Latency
@@ -224,8 +225,8 @@ def test_a_model_in_half_is_delivered_as_it_is(clock, tmp_path):
 
 
 def test_an_export_that_is_wrong_names_where(outlier, monkeypatch):
-    def wrong(model, example):
-        made = onnx.load_from_string(right(model, example))
+    def wrong(model, example, **settings):
+        made = onnx.load_from_string(right(model, example, **settings))
         for tensor in made.graph.initializer:
             if tensor.name == "narrow.weight":
                 tensor.CopyFrom(numpy_helper.from_array(1.1 * numpy_helper.to_array(tensor), tensor.name))
@@ -235,6 +236,34 @@ def test_an_export_that_is_wrong_names_where(outlier, monkeypatch):
     monkeypatch.setattr(forms_module, "exported_bytes", wrong)
     with pytest.raises(ParityError, match=r"the first layer that departs is narrow \(Linear\)"):
         forms_of(outlier, TARGET, ("fp32",), Asked())
+
+
+def test_the_operator_set_is_chosen(outlier, clock, tmp_path):
+    clock(fp16=0.5)
+    for opset in (18, 23):
+        bundle, document = release(outlier, TARGET, Asked(precision="fp32,fp16", opset=opset), tmp_path / str(opset))
+        assert document["precision"] == "fp16"
+        assert {one.domain: one.version for one in onnx.load(bundle.path / "model.onnx").opset_import}[""] == opset
+
+
+@pytest.mark.parametrize(
+    ("runtime", "opset", "message"),
+    [
+        ("onnxruntime", 17, "opset 17 is none that the exporter writes"),
+        ("onnxruntime", 99, "opset 99 is none"),
+        ("torch", 20, "opset 20 is one of ONNX"),
+    ],
+)
+def test_an_operator_set_that_there_is_not(outlier, runtime, opset, message):
+    with pytest.raises(InputError, match=message):
+        forms_of(outlier, load_target(f"local-{runtime}", batch=2), ("fp32",), Asked(opset=opset))
+
+
+def test_an_operator_set_that_was_not_reached_is_refused(networks, images, monkeypatch):
+    right = torch.onnx.export
+    monkeypatch.setattr(torch.onnx, "export", lambda *a, **k: right(*a, **{**k, "opset_version": 18}))
+    with pytest.raises(ModelError, match="the exporter wrote opset 18, 21 was asked for"):
+        exported_bytes(networks["Mobile"], images[:1], opset=21)
 
 
 @pytest.mark.parametrize(("runtime", "file"), [("torch", "model.pt2"), ("ncnn", "model.ncnn.zip")])
