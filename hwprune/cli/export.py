@@ -29,7 +29,18 @@ from hwprune.cli.output import emit, milliseconds
 NAME = "export"
 _JUDGING = ("data", "task", "calibration_samples", "max_degradation", "percent_max_degradation", "force")
 _OF_A_MODEL = frozenset(
-    {"input_shape", "weights", "target", "threads", "precision", "batch", "storage", "opset", *_JUDGING}
+    {
+        "input_shape",
+        "weights",
+        "target",
+        "threads",
+        "precision",
+        "batch",
+        "storage",
+        "opset",
+        "dynamic_batch",
+        *_JUDGING,
+    }
 )
 
 
@@ -65,6 +76,9 @@ def command(
     opset: Annotated[
         int | None, typer.Option(help="Version of the ONNX operator set, instead of the exporter's.")
     ] = None,
+    dynamic_batch: Annotated[
+        bool, typer.Option("--dynamic-batch", help="Leave the batch of the ONNX file open; it is measured at batch 1.")
+    ] = False,
     format: Annotated[
         str | None,
         typer.Option(
@@ -113,7 +127,14 @@ def command(
         data=data,
         task=task,
         target=chosen,
-        asked=Asked(precision=precision, gates=gates, samples=calibration_samples, force=force, opset=opset),
+        asked=Asked(
+            precision=precision,
+            gates=gates,
+            samples=calibration_samples,
+            force=force,
+            opset=opset,
+            dynamic_batch=dynamic_batch,
+        ),
         storage=None if storage is None else Storage.parse(storage),
         seed=seed,
     )

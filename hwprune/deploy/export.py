@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from hwprune.deploy import dynamic_batch as dynamic
 from hwprune.deploy.reference import evaluating, on_device_of, reference_outputs, returning_tensors
 from hwprune.deploy.zeros import without_zeros
 from hwprune.errors import InputError, ModelError, first_line
@@ -80,14 +82,25 @@ def export_onnx(model: nn.Module, example: Example, path: Path | str) -> OnnxInf
     )
 
 
-def exported_bytes(model: nn.Module, example: Example, *, opset: int | None = None) -> bytes:
+def exported_bytes(
+    model: nn.Module, example: Example, *, opset: int | None = None, dynamic_batch: bool = False
+) -> bytes:
     """The contents of the file that :func:`export_onnx` writes; of another operator set, if one is given.
 
+    Args:
+        model: as there.
+        example: likewise.
+        opset: version of the ONNX operator set, of :data:`OPSETS`; None for the exporter's own.
+        dynamic_batch: leave the batch open.
+
     Raises:
-        InputError: there is no such operator set here.
-        ModelError: as there, or an operator is not in that set.
+        InputError: there is no such operator set here, or the inputs have no batch.
+        ModelError: as there, or an operator is not in that set, or the model does not take any batch.
     """
-    return _checked(exported_proto(model, example, opset=opset), reference_outputs(model, example))
+    if dynamic_batch:
+        example = dynamic.resized(example, 2)  # torch.export takes a size of 1 for a constant
+    proto = exported_proto(model, example, opset=opset, dynamic_batch=dynamic_batch)
+    return _checked(proto, reference_outputs(model, example), dynamic_batch=dynamic_batch)
 
 
 def check_opset(opset: int) -> None:
@@ -102,13 +115,16 @@ def check_opset(opset: int) -> None:
         )
 
 
-def exported_proto(model: nn.Module, example: Example, *, opset: int | None = None) -> onnx.ModelProto:
+def exported_proto(
+    model: nn.Module, example: Example, *, opset: int | None = None, dynamic_batch: bool = False
+) -> onnx.ModelProto:
     """Export a model in evaluation mode; the exporter's notes about where nodes come from are still in it.
 
     Args:
         model: on any device; left as it was.
         example: the arguments of ``forward``, batch first.
-        opset: version of the ONNX operator set, of :data:`OPSETS`; None for the exporter's own.
+        opset: as for :func:`exported_bytes`.
+        dynamic_batch: likewise; the example's batch is 2 or more then.
 
     Raises:
         InputError: there is no such operator set here.
@@ -118,10 +134,11 @@ def exported_proto(model: nn.Module, example: Example, *, opset: int | None = No
         check_opset(opset)
     expected = reference_outputs(model, example)
     with evaluating(model), returning_tensors(model), exporter_noise_silenced(), _FourDimensions():
-        proto = _exported(model, example, len(expected), opset, optimize=True)
+        export = partial(_exported, model, example, len(expected), opset, dynamic_batch=dynamic_batch)
+        proto = export(optimize=True)
         if not _is_whole(proto.graph):
             # The exporter's rewriting loses constants where several Clips follow one (onnxscript 0.7.2).
-            proto = _exported(model, example, len(expected), opset, optimize=False)
+            proto = export(optimize=False)
     if opset not in (None, _opset_of(proto)):
         raise ModelError(
             f"the exporter wrote opset {_opset_of(proto)}, {opset} was asked for: an operator has no form in it",
@@ -136,7 +153,7 @@ def _opset_of(proto: onnx.ModelProto) -> int:
 
 
 def _exported(
-    model: nn.Module, example: Example, outputs: int, opset: int | None, *, optimize: bool
+    model: nn.Module, example: Example, outputs: int, opset: int | None, *, dynamic_batch: bool, optimize: bool
 ) -> onnx.ModelProto:
     positional, named = arguments(on_device_of(model, example))
     try:
@@ -147,6 +164,7 @@ def _exported(
             input_names=list(named) or list(_names("input", len(positional))),
             output_names=list(_names("output", outputs)),
             opset_version=opset,
+            dynamic_shapes=dynamic.open_shapes(model, positional, named) if dynamic_batch else None,
             dynamo=True,
             optimize=optimize,
             verbose=False,
@@ -197,7 +215,7 @@ def _names(base: str, count: int) -> tuple[str, ...]:
     return (base,) if count == 1 else tuple(f"{base}_{i}" for i in range(count))
 
 
-def _checked(proto: onnx.ModelProto, expected: tuple[Tensor, ...]) -> bytes:
+def _checked(proto: onnx.ModelProto, expected: tuple[Tensor, ...], *, dynamic_batch: bool = False) -> bytes:
     """Serialise after checking operators, types and shapes, and that outputs have the model's shapes."""
     del proto.metadata_props[:]
     _strip(proto.graph)
@@ -217,9 +235,11 @@ def _checked(proto: onnx.ModelProto, expected: tuple[Tensor, ...]) -> bytes:
             if "bfloat16" in str(error)
             else "report this model to hwprune",
         ) from error
+    if dynamic_batch:
+        dynamic.check_open(proto.graph)
     for port, tensor in zip(proto.graph.output, expected, strict=True):
         shape = tuple(dim.dim_value for dim in port.type.tensor_type.shape.dim)
-        if shape != tuple(tensor.shape):
+        if shape[dynamic_batch:] != tuple(tensor.shape[dynamic_batch:]):
             raise ModelError(
                 f"{port.name} has shape {shape} in the exported graph and {tuple(tensor.shape)} in torch",
                 hint="the shape of the output must follow from the shape of the input alone",

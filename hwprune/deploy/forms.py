@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import onnx
@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from hwprune.deploy.accuracy import INT8, Degradation, Gates, Judge
 from hwprune.deploy.calibration import SAMPLES, Calibration, from_example, from_training
 from hwprune.deploy.departure import check_parity
+from hwprune.deploy.dynamic_batch import resized
 from hwprune.deploy.export import exported_bytes
 from hwprune.deploy.formats import from_onnx, torch_archive
 from hwprune.deploy.latency import FormsMeasurement, measure_forms
@@ -28,6 +29,7 @@ from hwprune.training.data import inputs_of
 
 AUTO = "auto"
 PARITY_SAMPLES = 64
+_LARGER = 3  # batch that an engine of any batch is held against the model at, too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +43,7 @@ class Asked:
         force: deliver the precision that was asked for even where it is no faster, or misses a gate.
         seed: decides the samples.
         opset: version of the ONNX operator set; None for the exporter's own.
+        dynamic_batch: leave the batch of the ONNX file open.
     """
 
     precision: str | None = None
@@ -49,6 +52,7 @@ class Asked:
     force: bool = False
     seed: int = 0
     opset: int | None = None
+    dynamic_batch: bool = False
 
     def gates_of(self, precision: str) -> Gates:
         """The gates that an engine of a precision has to meet."""
@@ -141,7 +145,7 @@ def forms_of(source: Source, target: Target, precisions: Sequence[str], asked: A
         what = "a gate" if asked.gates.asked else "int8"
         raise InputError(f"{what} needs data, and none was given", hint="give --data")
     own = "fp16" if half_types(source.model) and "fp16" in precisions and "fp32" not in precisions else "fp32"
-    exported = _exported(source, target, asked.opset)
+    exported = _exported(source, target, asked)
     judge = None if source.data is None else Judge(source.model, source.data, source.task)
     first = _judged(Form(target=replace(target, precision=own), content=exported), source, judge, asked)
     if first.refused is not None and first.degradation is None:
@@ -150,15 +154,22 @@ def forms_of(source: Source, target: Target, precisions: Sequence[str], asked: A
     return [first, *(_judged(_lowered(exported, one, source, judge, asked), source, judge, asked) for one in others)]
 
 
-def _exported(source: Source, target: Target, opset: int | None) -> bytes:
-    if runtime_for(target).model_format == "torch":
-        if opset is not None:
-            raise InputError(
-                f"opset {opset} is one of ONNX, and target {target.name!r} runs archives of torch.export",
-                hint="leave the opset out, or take a target whose runtime opens ONNX",
-            )
+def _exported(source: Source, target: Target, asked: Asked) -> bytes:
+    made = runtime_for(target).model_format
+    if made == "torch" and asked.opset is not None:
+        raise InputError(
+            f"opset {asked.opset} is one of ONNX, and target {target.name!r} runs archives of torch.export",
+            hint="leave the opset out, or take a target whose runtime opens ONNX",
+        )
+    if asked.dynamic_batch and (made != "onnx" or target.runtime == "tensorrt" or target.batch != 1):
+        raise InputError(
+            f"target {target.name!r} ({target.runtime}, batch {target.batch}) takes no open batch",
+            hint="it is for ONNX Runtime and OpenVINO, and measured at batch 1; leave --dynamic-batch out",
+        )
+    if made == "torch":
         return torch_archive(source.model, source.example)
-    return from_onnx(exported_bytes(source.model, source.example, opset=opset), target)
+    model, example = source.model, source.example
+    return from_onnx(exported_bytes(model, example, opset=asked.opset, dynamic_batch=asked.dynamic_batch), target)
 
 
 def _lowered(exported: bytes, target: Target, source: Source, judge: Judge | None, asked: Asked) -> Form:
@@ -201,7 +212,10 @@ def _judged(form: Form, source: Source, judge: Judge | None, asked: Asked) -> Fo
     target, gates = form.target, asked.gates_of(form.precision)
     opened = runtime_for(target).open(form.content, target)
     held = held_to(source.model, target.precision)
-    parity = compare(source.model, opened, source.inputs(target.batch), precision=held)
+    inputs = source.inputs(target.batch)
+    if asked.dynamic_batch:
+        inputs = chain(inputs, [resized(source.example, _LARGER)])
+    parity = compare(source.model, opened, inputs, precision=held)
     form = replace(form, parity=parity)
     try:
         if held != "int8":

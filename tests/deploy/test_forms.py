@@ -10,6 +10,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 
+from hwprune import device_runner
 from hwprune.deploy import forms as forms_module
 from hwprune.deploy import verify
 from hwprune.deploy.accuracy import Gates
@@ -264,6 +265,59 @@ def test_an_operator_set_that_was_not_reached_is_refused(networks, images, monke
     monkeypatch.setattr(torch.onnx, "export", lambda *a, **k: right(*a, **{**k, "opset_version": 18}))
     with pytest.raises(ModelError, match="the exporter wrote opset 18, 21 was asked for"):
         exported_bytes(networks["Mobile"], images[:1], opset=21)
+
+
+def test_a_batch_is_left_open(outlier, networks, clock, tmp_path):
+    clock(fp16=0.5, int8=0.4)
+    source, target = replace(outlier, example=outlier.example[:1]), replace(TARGET, batch=1)
+    asked = Asked(precision="auto", gates=Gates(max_degradation=0.03), samples=40, dynamic_batch=True)
+    bundle, document = release(source, target, asked, tmp_path / "bundle")
+    assert document["precision"] == "int8"
+    assert [port["shape"] for port in bundle.manifest["inputs"]] == [[None, 16]]
+    assert {one["precision"]: one["parity"]["samples"] for one in document["precisions"]} == dict.fromkeys(ALL, 67)
+    engine = device_runner.open_engine(bundle.engine)
+    inputs = torch.randn(5, 16, generator=torch.Generator().manual_seed(2))
+    (found,) = engine.run({"input": inputs.numpy()})
+    alone = [engine.run({"input": one[None].numpy()})[0] for one in inputs]
+    assert np.allclose(found, np.concatenate(alone), atol=1e-5)
+    assert verify(bundle.path, latency=False)["ok"]
+
+
+class Whole(torch.nn.Module):
+    def forward(self, x):
+        return x.mean()
+
+
+class Mixing(torch.nn.Module):
+    def forward(self, x):
+        return x.reshape(1, -1)
+
+
+class Apart(torch.nn.Module):
+    def forward(self, x, scale):
+        return x * scale
+
+
+@pytest.mark.parametrize(
+    ("model", "example", "message"),
+    [
+        (Whole(), torch.randn(1, 4), "'output' has shape \\[\\] where the batch is left open"),
+        (Mixing(), torch.randn(1, 4), "'output' has shape \\[1, '4\\*batch'\\]"),
+        (Apart(), (torch.randn(1, 4), torch.randn(4)), "no batch in common"),
+        (Apart(), (torch.randn(1, 4), torch.tensor(2.0)), "no batch in common"),
+    ],
+)
+def test_a_model_without_a_batch_has_none_to_leave_open(model, example, message):
+    with pytest.raises(InputError, match=message) as caught:
+        forms_of(Source(model=model, example=example), replace(TARGET, batch=1), ("fp32",), Asked(dynamic_batch=True))
+    assert "--dynamic-batch" in caught.value.hint
+
+
+@pytest.mark.parametrize(("runtime", "batch"), [("torch", 1), ("ncnn", 1), ("tensorrt", 1), ("onnxruntime", 2)])
+def test_a_target_that_takes_no_open_batch(outlier, runtime, batch):
+    target = load_target(f"local-{runtime}", batch=batch)
+    with pytest.raises(InputError, match=f"{runtime}, batch {batch}\\) takes no open batch"):
+        forms_of(outlier, target, ("fp32",), Asked(dynamic_batch=True))
 
 
 @pytest.mark.parametrize(("runtime", "file"), [("torch", "model.pt2"), ("ncnn", "model.ncnn.zip")])
