@@ -16,7 +16,7 @@ from torch import nn
 
 from hwprune.budget import Plan
 from hwprune.compression import Progress, RunFolder
-from hwprune.deploy import Bundle, Storage, check_deliverable, measure_one, verify
+from hwprune.deploy import Bundle, Storage, measure_one, verify
 from hwprune.deploy.formats import engine_at, engine_bytes
 from hwprune.deploy.forms import Asked, Source
 from hwprune.deploy.profiling import Method, pack_model, profile_model, unpack_model
@@ -225,7 +225,9 @@ def export(
     storage: Storage | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Export a model to a bundle: one ONNX file, held against torch and measured; packed, if a storage is given.
+    """Export a model to a bundle: one file that the target's runtime opens, held against torch and measured.
+
+    That is ONNX (packed, if a storage is given); for torch an archive of ``torch.export``, for ncnn a zip of its files.
 
     Of several precisions the fastest is written that passes; none, if none does. Without a data set, parity is checked
     on random inputs, no accuracy is recorded, and there is no int8.
@@ -237,7 +239,6 @@ def export(
     """
     chosen = load_target(target)
     chosen.check_reachable()
-    check_deliverable(chosen)
     RunFolder.check_free(Path(output))
     dense, example = _load(model, input_shape, chosen, weights, seed)
     judged = ClassificationTask() if task is None else load_task(task)

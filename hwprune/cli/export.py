@@ -28,7 +28,20 @@ from hwprune.cli.output import emit, milliseconds
 
 NAME = "export"
 _JUDGING = ("data", "task", "calibration_samples", "max_degradation", "percent_max_degradation", "force")
-_OF_A_MODEL = frozenset({"input_shape", "weights", "target", "threads", "precision", "batch", "storage", *_JUDGING})
+_OF_A_MODEL = frozenset(
+    {
+        "input_shape",
+        "weights",
+        "target",
+        "threads",
+        "precision",
+        "batch",
+        "storage",
+        "opset",
+        "dynamic_batch",
+        *_JUDGING,
+    }
+)
 
 
 def command(
@@ -60,6 +73,19 @@ def command(
     storage: Annotated[
         str | None, typer.Option(help="ENCODING[-PRECISION][-COMPRESSION] of the engine file, such as gap8-int8-xz.")
     ] = None,
+    opset: Annotated[
+        int | None, typer.Option(help="Version of the ONNX operator set, instead of the exporter's.")
+    ] = None,
+    dynamic_batch: Annotated[
+        bool, typer.Option("--dynamic-batch", help="Leave the batch of the ONNX file open; it is measured at batch 1.")
+    ] = False,
+    format: Annotated[
+        str | None,
+        typer.Option(
+            help="Also write the engine as onnx, ort (ONNX Runtime's own), openvino (IR), triton (a model repository), "
+            "or several (ort,triton), beside the bundle in OUTPUT-FORMAT; each is opened again and compared."
+        ),
+    ] = None,
     sign: Annotated[Path | None, typer.Option(help="Sign with this private Ed25519 key (PEM).")] = None,
     config: Config = None,
     seed: Seed = 0,
@@ -81,13 +107,17 @@ def command(
                 f"{flags(unused)} cannot change a finished run: its bundle is copied as it was measured",
                 hint="leave it out, or export a model with --model",
             )
+        _check_formats(format, output, None)
         document = copy_bundle(run, output)
         if key is not None:
             key.sign(output)
-        emit(document, as_json=json, text=str(output))
+        document |= _handed_over(format, output)
+        emit(document, as_json=json, text="\n".join([str(output), *_formats(document)]))
         return 0
     if model is None or not input_shape:
         raise InputError("--model needs --input-shape", hint="such as --input-shape 1,3,224,224")
+    chosen = load_target(target, threads=threads, batch=batch)
+    _check_formats(format, output, chosen)
     gates = Gates(max_degradation=max_degradation, percent_max_degradation=percent_max_degradation)
     document = export(
         model,
@@ -96,15 +126,53 @@ def command(
         weights=weights,
         data=data,
         task=task,
-        target=load_target(target, threads=threads, batch=batch),
-        asked=Asked(precision=precision, gates=gates, samples=calibration_samples, force=force),
+        target=chosen,
+        asked=Asked(
+            precision=precision,
+            gates=gates,
+            samples=calibration_samples,
+            force=force,
+            opset=opset,
+            dynamic_batch=dynamic_batch,
+        ),
         storage=None if storage is None else Storage.parse(storage),
         seed=seed,
     )
-    if key is not None and document["bundle"] is not None:
-        key.sign(output)
+    if document["bundle"] is not None:
+        if key is not None:
+            key.sign(output)
+        document |= _handed_over(format, output)
     emit(document, as_json=json, text=_said(document))
     return 0 if document["passed"] else 1
+
+
+def _check_formats(asked: str | None, output: Path, target: Any) -> None:
+    """Refuse, before anything is written, formats that cannot be made or have no place; a run's target is ONNX's."""
+    from hwprune.compression import RunFolder
+    from hwprune.deploy.handover import folders_of, parse_formats
+    from hwprune.targets import Target
+
+    if asked is not None:
+        for folder in folders_of(output, parse_formats(asked, target or Target(name="run"))).values():
+            RunFolder.check_free(folder)
+
+
+def _handed_over(asked: str | None, output: Path) -> dict[str, Any]:
+    from hwprune.deploy import Bundle
+    from hwprune.deploy.handover import hand_over, parse_formats
+
+    if asked is None:
+        return {}
+    bundle = Bundle.load(output)
+    return {"formats": hand_over(bundle, parse_formats(asked, bundle.target))}
+
+
+def _formats(document: dict[str, Any]) -> list[str]:
+    """Where the engine lies in other formats, and how far they are from the bundle's golden outputs."""
+    return [
+        f"{one['folder']}: {', '.join(one['files'])}, relative L2 error {one['relative_l2']:.2g}"
+        for one in document.get("formats", [])
+    ]
 
 
 def _said(document: dict[str, Any]) -> str:
@@ -118,7 +186,7 @@ def _said(document: dict[str, Any]) -> str:
         return "\n".join([*lines, "nothing was written; --force writes a single precision all the same"])
     latency = milliseconds(document["latency_ms"])
     written = f"{document['bundle']}: {document['precision']}, {latency}{_stored(document)}"
-    return "\n".join([written, *_accuracy(document), *lines])
+    return "\n".join([written, *_formats(document), *_accuracy(document), *lines])
 
 
 def _accuracy(document: dict[str, Any]) -> list[str]:

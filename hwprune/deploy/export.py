@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from hwprune.deploy import dynamic_batch as dynamic
 from hwprune.deploy.reference import evaluating, on_device_of, reference_outputs, returning_tensors
 from hwprune.deploy.zeros import without_zeros
 from hwprune.errors import InputError, ModelError, first_line
@@ -24,6 +26,7 @@ from hwprune.network.forward import Example, tensors_in
 from hwprune.network.surgery import Removed
 
 _SIGNED = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
+OPSETS = range(18, 26)  # torch writes 18 or newer, and onnxscript 0.7 converts up to 25
 MOST_BYTES = 2**31 - 1  # of one protobuf message
 
 
@@ -73,39 +76,85 @@ def export_onnx(model: nn.Module, example: Example, path: Path | str) -> OnnxInf
     return OnnxInfo(
         path=Path(path),
         size_bytes=len(content),
-        opset=max(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")),
+        opset=_opset_of(proto),
         inputs=tuple(port.name for port in proto.graph.input),
         outputs=tuple(port.name for port in proto.graph.output),
     )
 
 
-def exported_bytes(model: nn.Module, example: Example) -> bytes:
-    """The contents of the file that :func:`export_onnx` writes.
+def exported_bytes(
+    model: nn.Module, example: Example, *, opset: int | None = None, dynamic_batch: bool = False
+) -> bytes:
+    """The contents of the file that :func:`export_onnx` writes; of another operator set, if one is given.
+
+    Args:
+        model: as there.
+        example: likewise.
+        opset: version of the ONNX operator set, of :data:`OPSETS`; None for the exporter's own.
+        dynamic_batch: leave the batch open.
 
     Raises:
-        ModelError: as there.
+        InputError: there is no such operator set here, or the inputs have no batch.
+        ModelError: as there, or an operator is not in that set, or the model does not take any batch.
     """
-    return _checked(exported_proto(model, example), reference_outputs(model, example))
+    if dynamic_batch:
+        example = dynamic.resized(example, 2)  # torch.export takes a size of 1 for a constant
+    proto = exported_proto(model, example, opset=opset, dynamic_batch=dynamic_batch)
+    return _checked(proto, reference_outputs(model, example), dynamic_batch=dynamic_batch)
 
 
-def exported_proto(model: nn.Module, example: Example) -> onnx.ModelProto:
+def check_opset(opset: int) -> None:
+    """Refuse an operator set that the exporter does not write.
+
+    Raises:
+        InputError: it is out of reach.
+    """
+    if opset not in OPSETS:
+        raise InputError(
+            f"opset {opset} is none that the exporter writes", hint=f"{OPSETS.start} to {OPSETS.stop - 1} are allowed"
+        )
+
+
+def exported_proto(
+    model: nn.Module, example: Example, *, opset: int | None = None, dynamic_batch: bool = False
+) -> onnx.ModelProto:
     """Export a model in evaluation mode; the exporter's notes about where nodes come from are still in it.
 
     Args:
         model: on any device; left as it was.
         example: the arguments of ``forward``, batch first.
+        opset: as for :func:`exported_bytes`.
+        dynamic_batch: likewise; the example's batch is 2 or more then.
 
     Raises:
-        ModelError: ``forward`` fails or has no ONNX form.
+        InputError: there is no such operator set here.
+        ModelError: ``forward`` fails or has no ONNX form, or none in that operator set.
     """
+    if opset is not None:
+        check_opset(opset)
     expected = reference_outputs(model, example)
     with evaluating(model), returning_tensors(model), exporter_noise_silenced(), _FourDimensions():
-        proto = _exported(model, example, len(expected), optimize=True)
-        # The exporter's rewriting loses constants where several Clips follow one (onnxscript 0.7.2).
-        return proto if _is_whole(proto.graph) else _exported(model, example, len(expected), optimize=False)
+        export = partial(_exported, model, example, len(expected), opset, dynamic_batch=dynamic_batch)
+        proto = export(optimize=True)
+        if not _is_whole(proto.graph):
+            # The exporter's rewriting loses constants where several Clips follow one (onnxscript 0.7.2).
+            proto = export(optimize=False)
+    if opset not in (None, _opset_of(proto)):
+        raise ModelError(
+            f"the exporter wrote opset {_opset_of(proto)}, {opset} was asked for: an operator has no form in it",
+            hint="choose another opset, or leave it out",
+        )
+    return proto
 
 
-def _exported(model: nn.Module, example: Example, outputs: int, *, optimize: bool) -> onnx.ModelProto:
+def _opset_of(proto: onnx.ModelProto) -> int:
+    version: int = max(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
+    return version
+
+
+def _exported(
+    model: nn.Module, example: Example, outputs: int, opset: int | None, *, dynamic_batch: bool, optimize: bool
+) -> onnx.ModelProto:
     positional, named = arguments(on_device_of(model, example))
     try:
         program = torch.onnx.export(
@@ -114,6 +163,8 @@ def _exported(model: nn.Module, example: Example, outputs: int, *, optimize: boo
             kwargs=named,
             input_names=list(named) or list(_names("input", len(positional))),
             output_names=list(_names("output", outputs)),
+            opset_version=opset,
+            dynamic_shapes=dynamic.open_shapes(model, positional, named) if dynamic_batch else None,
             dynamo=True,
             optimize=optimize,
             verbose=False,
@@ -164,7 +215,7 @@ def _names(base: str, count: int) -> tuple[str, ...]:
     return (base,) if count == 1 else tuple(f"{base}_{i}" for i in range(count))
 
 
-def _checked(proto: onnx.ModelProto, expected: tuple[Tensor, ...]) -> bytes:
+def _checked(proto: onnx.ModelProto, expected: tuple[Tensor, ...], *, dynamic_batch: bool = False) -> bytes:
     """Serialise after checking operators, types and shapes, and that outputs have the model's shapes."""
     del proto.metadata_props[:]
     _strip(proto.graph)
@@ -184,9 +235,11 @@ def _checked(proto: onnx.ModelProto, expected: tuple[Tensor, ...]) -> bytes:
             if "bfloat16" in str(error)
             else "report this model to hwprune",
         ) from error
+    if dynamic_batch:
+        dynamic.check_open(proto.graph)
     for port, tensor in zip(proto.graph.output, expected, strict=True):
         shape = tuple(dim.dim_value for dim in port.type.tensor_type.shape.dim)
-        if shape != tuple(tensor.shape):
+        if shape[dynamic_batch:] != tuple(tensor.shape[dynamic_batch:]):
             raise ModelError(
                 f"{port.name} has shape {shape} in the exported graph and {tuple(tensor.shape)} in torch",
                 hint="the shape of the output must follow from the shape of the input alone",

@@ -49,7 +49,7 @@ def engine_at(path: Path, target: Target) -> bytes | Path:
 
 
 def check_deliverable(target: Target) -> None:
-    """Refuse a target whose engines can be built for measuring, but not yet be delivered.
+    """Refuse a target whose engines a compression cannot deliver: it prices and weighs ONNX files.
 
     Raises:
         InputError: its runtime opens another format than ONNX.
@@ -57,15 +57,21 @@ def check_deliverable(target: Target) -> None:
     runtime = runtime_for(target)
     if runtime.model_format != "onnx":
         raise InputError(
-            f"target {target.name!r} takes {runtime.model_format} engines, which hwprune cannot deliver yet",
-            hint="hwprune profile, predict and bench serve it; compress and export write ONNX",
+            f"target {target.name!r} takes {runtime.model_format} engines, which compress cannot weigh yet",
+            hint="compress for a target that opens ONNX, such as local-onnxruntime, and export the network "
+            "that hwprune.load rebuilds for this one",
         )
 
 
 def torch_archive(model: nn.Module, example: Example) -> bytes:
-    """The model as an archive of ``torch.export``: a graph and weights, no code that opening it would run."""
-    buffer = io.BytesIO()
-    torch.export.save(torch_program(model, example), buffer)
+    """The model as an archive of ``torch.export``: a graph and weights, no code that opening it would run.
+
+    Like an ONNX file it carries no paths or source lines of this machine.
+    """
+    program, buffer = torch_program(model, example), io.BytesIO()
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)
+    torch.export.save(program, buffer)
     return buffer.getvalue()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import onnx
@@ -14,7 +14,9 @@ from torch.utils.data import DataLoader
 from hwprune.deploy.accuracy import INT8, Degradation, Gates, Judge
 from hwprune.deploy.calibration import SAMPLES, Calibration, from_example, from_training
 from hwprune.deploy.departure import check_parity
+from hwprune.deploy.dynamic_batch import resized
 from hwprune.deploy.export import exported_bytes
+from hwprune.deploy.formats import from_onnx, torch_archive
 from hwprune.deploy.latency import FormsMeasurement, measure_forms
 from hwprune.deploy.lowering import Lowered, lower
 from hwprune.deploy.parity import Parity, compare, held_to
@@ -27,11 +29,12 @@ from hwprune.training.data import inputs_of
 
 AUTO = "auto"
 PARITY_SAMPLES = 64
+_LARGER = 3  # batch that an engine of any batch is held against the model at, too
 
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """How a network is to be brought into lower precisions.
+    """How a network is to be exported, and brought into lower precisions.
 
     Attributes:
         precision: see :func:`parse_precisions`; None for the target's own.
@@ -39,6 +42,8 @@ class Asked:
         samples: of the training set, to calibrate on.
         force: deliver the precision that was asked for even where it is no faster, or misses a gate.
         seed: decides the samples.
+        opset: version of the ONNX operator set; None for the exporter's own.
+        dynamic_batch: leave the batch of the ONNX file open.
     """
 
     precision: str | None = None
@@ -46,6 +51,8 @@ class Asked:
     samples: int = SAMPLES
     force: bool = False
     seed: int = 0
+    opset: int | None = None
+    dynamic_batch: bool = False
 
     def gates_of(self, precision: str) -> Gates:
         """The gates that an engine of a precision has to meet."""
@@ -84,7 +91,7 @@ class Form:
 
     Attributes:
         target: with that precision.
-        content: the ONNX file; None if there is none.
+        content: the engine, in the format of the target's runtime; None if there is none.
         parity: with the model.
         degradation: against the model; None without data.
         lowered: how it was brought into the precision; None if it was exported so.
@@ -130,21 +137,39 @@ def forms_of(source: Source, target: Target, precisions: Sequence[str], asked: A
     """The network in float32 (or in the model's own type), then in every other precision that was asked for.
 
     Raises:
-        InputError: int8 or a gate was asked for without data.
+        InputError: int8 or a gate was asked for without data, or an operator set that there is not.
         ParityError: the export itself is wrong.
-        ModelError: the model has no ONNX form.
+        ModelError: the model has no form that the target's runtime opens.
     """
     if source.data is None and (asked.gates.asked or tuple(precisions) == ("int8",)):
         what = "a gate" if asked.gates.asked else "int8"
         raise InputError(f"{what} needs data, and none was given", hint="give --data")
     own = "fp16" if half_types(source.model) and "fp16" in precisions and "fp32" not in precisions else "fp32"
-    exported = exported_bytes(source.model, source.example)
+    exported = _exported(source, target, asked)
     judge = None if source.data is None else Judge(source.model, source.data, source.task)
     first = _judged(Form(target=replace(target, precision=own), content=exported), source, judge, asked)
     if first.refused is not None and first.degradation is None:
         raise ParityError(first.refused, hint="the export is wrong for this model: compare its operators one by one")
     others = [replace(target, precision=one) for one in precisions if one != own]
     return [first, *(_judged(_lowered(exported, one, source, judge, asked), source, judge, asked) for one in others)]
+
+
+def _exported(source: Source, target: Target, asked: Asked) -> bytes:
+    made = runtime_for(target).model_format
+    if made == "torch" and asked.opset is not None:
+        raise InputError(
+            f"opset {asked.opset} is one of ONNX, and target {target.name!r} runs archives of torch.export",
+            hint="leave the opset out, or take a target whose runtime opens ONNX",
+        )
+    if asked.dynamic_batch and (made != "onnx" or target.runtime == "tensorrt" or target.batch != 1):
+        raise InputError(
+            f"target {target.name!r} ({target.runtime}, batch {target.batch}) takes no open batch",
+            hint="it is for ONNX Runtime and OpenVINO, and measured at batch 1; leave --dynamic-batch out",
+        )
+    if made == "torch":
+        return torch_archive(source.model, source.example)
+    model, example = source.model, source.example
+    return from_onnx(exported_bytes(model, example, opset=asked.opset, dynamic_batch=asked.dynamic_batch), target)
 
 
 def _lowered(exported: bytes, target: Target, source: Source, judge: Judge | None, asked: Asked) -> Form:
@@ -187,11 +212,15 @@ def _judged(form: Form, source: Source, judge: Judge | None, asked: Asked) -> Fo
     target, gates = form.target, asked.gates_of(form.precision)
     opened = runtime_for(target).open(form.content, target)
     held = held_to(source.model, target.precision)
-    parity = compare(source.model, opened, source.inputs(target.batch), precision=held)
+    inputs = source.inputs(target.batch)
+    if asked.dynamic_batch:
+        inputs = chain(inputs, [resized(source.example, _LARGER)])
+    parity = compare(source.model, opened, inputs, precision=held)
     form = replace(form, parity=parity)
     try:
         if held != "int8":
-            check_parity(parity, held, model=source.model, example=source.example, content=form.content)
+            onnx_file = form.content if runtime_for(target).model_format == "onnx" else None
+            check_parity(parity, held, model=source.model, example=source.example, content=onnx_file)
     except ParityError as error:
         return replace(form, refused=error.message)
     if judge is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from hwprune.deploy.forms import Asked, Choice, Form, Source, choose, forms_of, 
 from hwprune.deploy.latency import Latency, measure_one
 from hwprune.deploy.packing import pack, unpack
 from hwprune.deploy.storage import Storage
-from hwprune.deploy.writing import write_bundle
+from hwprune.deploy.writing import check_storable, write_bundle
 from hwprune.errors import InputError
 from hwprune.targets import Target
 from hwprune.targets.connection import device_at
@@ -35,7 +36,8 @@ def release(
         record each, with why it was not delivered), ``gates`` and ``passed``.
 
     Raises:
-        InputError: a precision that there is not, int8 or a gate without data, a storage for several precisions.
+        InputError: a precision that there is not, int8 or a gate without data, a storage for several precisions or for
+            another format than ONNX.
         ParityError: the export itself is wrong.
         MeasurementError: the device was too busy.
     """
@@ -44,6 +46,8 @@ def release(
         raise InputError(
             f"storage {storage} was asked for with {len(precisions)} precisions", hint="give one --precision"
         )
+    if storage is not None:
+        check_storable(storage, replace(target, precision=precisions[0]))
     forms = forms_of(source, target, precisions, asked)
     choice = choose(forms, precisions, target, force=asked.force)
     facts = choice.facts(forms)
@@ -65,7 +69,7 @@ def _written(
     assert form.content is not None, "no form without an engine is chosen"
     latency = choice.measured.latency[form.precision]
     with tempfile.TemporaryDirectory() as folder:
-        engine = Path(folder) / "model.onnx"
+        engine = Path(folder) / "engine"
         engine.write_bytes(form.content)
         if storage is not None:
             latency = measure_one(unpack(pack(engine, storage)), form.target).latency

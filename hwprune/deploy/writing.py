@@ -122,8 +122,12 @@ def _facts(given: Mapping[str, Any]) -> dict[str, Any]:
     return {**_FACTS, **given}
 
 
-def _stored(engine: Path, target: Target, storage: Storage) -> tuple[bytes, bytes, dict[str, Any]]:
-    """The file of an engine in a form, what its runtime opens, and the manifest's words about them."""
+def check_storable(storage: Storage, target: Target) -> None:
+    """Refuse a form of engine files that a target's engines do not have.
+
+    Raises:
+        InputError: its runtime opens another format than ONNX, or the form rounds what is rounded already.
+    """
     if runtime_for(target).model_format != "onnx":
         raise InputError(
             f"storage {storage} is a form of ONNX files, and target {target.name!r} takes another format",
@@ -134,6 +138,11 @@ def _stored(engine: Path, target: Target, storage: Storage) -> tuple[bytes, byte
             f"storage {storage} rounds the weights of an engine that is in {target.precision} already",
             hint="give a storage that rounds nothing, such as gap8 or gap8-xz, or precision fp32",
         )
+
+
+def _stored(engine: Path, target: Target, storage: Storage) -> tuple[bytes, bytes, dict[str, Any]]:
+    """The file of an engine in a form, what its runtime opens, and the manifest's words about them."""
+    check_storable(storage, target)
     content = pack(engine, storage)
     plain = unpack(content)
     sizes = {"packed_bytes": len(content), "unpacked_bytes": len(plain) if storage.packed else engine.stat().st_size}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import tempfile
 import zipfile
@@ -19,6 +20,7 @@ from hwprune.targets._base import Runtime
 LIMIT_S = 600
 _CLOSE = 1e-3  # relative L2 error of a converted network
 _INSTALL = "run: pip install pnnx ncnn"
+_WARNING = re.compile(r"\x1b\[[0-9;]*m.*?\x1b\[m")  # in colour, by the ONNX Runtime inside pnnx
 _HINT = "pnnx and ncnn have fewer operators than ONNX: choose another runtime for this network, or change the operator"
 
 
@@ -79,7 +81,7 @@ def _archive(folder: Path, model: bytes, reference: Engine) -> bytes:
     except subprocess.TimeoutExpired:
         raise ModelError(f"pnnx did not convert the model in {LIMIT_S} s", hint=_HINT) from None
     param, weights = folder / "model.ncnn.param", folder / "model.ncnn.bin"
-    said = (done.stdout + done.stderr).decode(errors="replace").strip().splitlines()
+    said = _WARNING.sub("", (done.stdout + done.stderr).decode(errors="replace")).strip().splitlines()
     if done.returncode != 0 or not param.is_file() or not weights.is_file():
         raise ModelError(f"pnnx cannot convert the model: {' '.join(said[-2:]) or 'it says nothing'}", hint=_HINT)
     unknown = _unknown_layers(param.read_text())

@@ -76,6 +76,7 @@ def equip(folder: Path) -> None:
     (folder / "empty").mkdir()
     (folder / "used").mkdir()
     (folder / "used" / "notes.txt").write_text("mine")
+    shutil.copytree(folder / "used", folder / "in-ort")
     random = np.random.default_rng(0)
     labels = np.tile([0, 1], 24)
     images = random.normal(size=(48, 3, 8, 8)).astype(np.float32) + labels[:, None, None, None]

@@ -1,4 +1,7 @@
+import io
 import json
+import re
+import zipfile
 from dataclasses import replace
 
 import numpy as np
@@ -7,14 +10,18 @@ import pytest
 import torch
 from onnx import numpy_helper
 
+from hwprune import device_runner
 from hwprune.deploy import forms as forms_module
 from hwprune.deploy import verify
 from hwprune.deploy.accuracy import Gates
+from hwprune.deploy.export import exported_bytes
+from hwprune.deploy.formats import torch_archive
 from hwprune.deploy.forms import Asked, Form, Source, choose, forms_of, parse_precisions
 from hwprune.deploy.latency import FormsMeasurement, Latency
 from hwprune.deploy.release import release
-from hwprune.errors import InputError, ParityError
-from hwprune.targets import Target, load_target
+from hwprune.deploy.storage import Storage
+from hwprune.errors import InputError, ModelError, ParityError
+from hwprune.targets import Target, load_target, runtime_for
 
 from .lowered import Loud, Outlier, labelled
 
@@ -219,8 +226,8 @@ def test_a_model_in_half_is_delivered_as_it_is(clock, tmp_path):
 
 
 def test_an_export_that_is_wrong_names_where(outlier, monkeypatch):
-    def wrong(model, example):
-        made = onnx.load_from_string(right(model, example))
+    def wrong(model, example, **settings):
+        made = onnx.load_from_string(right(model, example, **settings))
         for tensor in made.graph.initializer:
             if tensor.name == "narrow.weight":
                 tensor.CopyFrom(numpy_helper.from_array(1.1 * numpy_helper.to_array(tensor), tensor.name))
@@ -230,3 +237,130 @@ def test_an_export_that_is_wrong_names_where(outlier, monkeypatch):
     monkeypatch.setattr(forms_module, "exported_bytes", wrong)
     with pytest.raises(ParityError, match=r"the first layer that departs is narrow \(Linear\)"):
         forms_of(outlier, TARGET, ("fp32",), Asked())
+
+
+def test_the_operator_set_is_chosen(outlier, clock, tmp_path):
+    clock(fp16=0.5)
+    for opset in (18, 23):
+        bundle, document = release(outlier, TARGET, Asked(precision="fp32,fp16", opset=opset), tmp_path / str(opset))
+        assert document["precision"] == "fp16"
+        assert {one.domain: one.version for one in onnx.load(bundle.path / "model.onnx").opset_import}[""] == opset
+
+
+@pytest.mark.parametrize(
+    ("runtime", "opset", "message"),
+    [
+        ("onnxruntime", 17, "opset 17 is none that the exporter writes"),
+        ("onnxruntime", 99, "opset 99 is none"),
+        ("torch", 20, "opset 20 is one of ONNX"),
+    ],
+)
+def test_an_operator_set_that_there_is_not(outlier, runtime, opset, message):
+    with pytest.raises(InputError, match=message):
+        forms_of(outlier, load_target(f"local-{runtime}", batch=2), ("fp32",), Asked(opset=opset))
+
+
+def test_an_operator_set_that_was_not_reached_is_refused(networks, images, monkeypatch):
+    right = torch.onnx.export
+    monkeypatch.setattr(torch.onnx, "export", lambda *a, **k: right(*a, **{**k, "opset_version": 18}))
+    with pytest.raises(ModelError, match="the exporter wrote opset 18, 21 was asked for"):
+        exported_bytes(networks["Mobile"], images[:1], opset=21)
+
+
+def test_a_batch_is_left_open(outlier, networks, clock, tmp_path):
+    clock(fp16=0.5, int8=0.4)
+    source, target = replace(outlier, example=outlier.example[:1]), replace(TARGET, batch=1)
+    asked = Asked(precision="auto", gates=Gates(max_degradation=0.03), samples=40, dynamic_batch=True)
+    bundle, document = release(source, target, asked, tmp_path / "bundle")
+    assert document["precision"] == "int8"
+    assert [port["shape"] for port in bundle.manifest["inputs"]] == [[None, 16]]
+    assert {one["precision"]: one["parity"]["samples"] for one in document["precisions"]} == dict.fromkeys(ALL, 67)
+    engine = device_runner.open_engine(bundle.engine)
+    inputs = torch.randn(5, 16, generator=torch.Generator().manual_seed(2))
+    (found,) = engine.run({"input": inputs.numpy()})
+    alone = [engine.run({"input": one[None].numpy()})[0] for one in inputs]
+    assert np.allclose(found, np.concatenate(alone), atol=1e-5)
+    assert verify(bundle.path, latency=False)["ok"]
+
+
+class Whole(torch.nn.Module):
+    def forward(self, x):
+        return x.mean()
+
+
+class Mixing(torch.nn.Module):
+    def forward(self, x):
+        return x.reshape(1, -1)
+
+
+class Apart(torch.nn.Module):
+    def forward(self, x, scale):
+        return x * scale
+
+
+@pytest.mark.parametrize(
+    ("model", "example", "message"),
+    [
+        (Whole(), torch.randn(1, 4), "'output' has shape \\[\\] where the batch is left open"),
+        (Mixing(), torch.randn(1, 4), "'output' has shape \\[1, '4\\*batch'\\]"),
+        (Apart(), (torch.randn(1, 4), torch.randn(4)), "no batch in common"),
+        (Apart(), (torch.randn(1, 4), torch.tensor(2.0)), "no batch in common"),
+    ],
+)
+def test_a_model_without_a_batch_has_none_to_leave_open(model, example, message):
+    with pytest.raises(InputError, match=message) as caught:
+        forms_of(Source(model=model, example=example), replace(TARGET, batch=1), ("fp32",), Asked(dynamic_batch=True))
+    assert "--dynamic-batch" in caught.value.hint
+
+
+@pytest.mark.parametrize(("runtime", "batch"), [("torch", 1), ("ncnn", 1), ("tensorrt", 1), ("onnxruntime", 2)])
+def test_a_target_that_takes_no_open_batch(outlier, runtime, batch):
+    target = load_target(f"local-{runtime}", batch=batch)
+    with pytest.raises(InputError, match=f"{runtime}, batch {batch}\\) takes no open batch"):
+        forms_of(outlier, target, ("fp32",), Asked(dynamic_batch=True))
+
+
+@pytest.mark.parametrize(("runtime", "file"), [("torch", "model.pt2"), ("ncnn", "model.ncnn.zip")])
+def test_what_another_runtime_opens_is_delivered(runtime, file, outlier, clock, tmp_path):
+    target = load_target(f"local-{runtime}")
+    if reason := runtime_for(target).unavailable():
+        pytest.skip(reason)
+    clock()
+    source = replace(outlier, example=outlier.example[:1])
+    bundle, document = release(source, target, Asked(precision="auto"), tmp_path / "bundle")
+    assert (document["precision"], document["passed"]) == ("fp32", True)
+    (facts,) = document["precisions"]
+    assert facts["size_bytes"] == (tmp_path / "bundle" / file).stat().st_size
+    assert facts["parity"]["samples"] == 64
+    assert facts["parity"]["relative_l2"] <= 1e-4
+    assert facts["accuracy"]["lost"] == 0
+    assert bundle.manifest["engine"] == {"file": file, "runtime": runtime, "threads": 1, "precision": "fp32"}
+    assert verify(bundle.path, latency=False)["ok"]
+    with pytest.raises(InputError, match="storage gap8 is a form of ONNX files"):
+        release(source, target, Asked(), tmp_path / "stored", storage=Storage.parse("gap8"))
+
+
+def test_an_archive_tells_nothing_of_this_machine(networks, images):
+    content = torch_archive(networks["Mobile"], images[:1])
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        graph = archive.read("archive/models/model.json").decode()
+    assert "torch.ops.aten.conv2d" in graph
+    assert not re.search(r"\.py\b|\bline \d", graph)
+    assert torch_archive(networks["Mobile"], images[:1]) == content
+
+
+def test_an_archive_of_another_network_is_not_delivered(outlier, monkeypatch):
+    torch.manual_seed(7)
+    other = type(outlier.model)().eval()
+    right = forms_module.torch_archive
+    monkeypatch.setattr(forms_module, "torch_archive", lambda model, example: right(other, example))
+    with pytest.raises(ParityError, match="relative L2"):
+        forms_of(outlier, load_target("local-torch", batch=2), ("fp32",), Asked())
+
+
+def test_a_batch_that_ncnn_has_not_is_refused(outlier):
+    target = load_target("local-ncnn", batch=2)
+    if reason := runtime_for(target).unavailable():
+        pytest.skip(reason)
+    with pytest.raises(ModelError, match="ncnn takes a batch of 1"):
+        forms_of(outlier, target, ("fp32",), Asked())
