@@ -221,11 +221,11 @@ class Standardised(nn.Conv2d):
 
     def forward(self, x):
         weight = F.batch_norm(self.weight.reshape(1, self.out_channels, -1), None, None, training=True)
-        return F.conv2d(x, weight.reshape_as(self.weight), self.bias, padding=1)
+        return F.conv2d(x, weight.reshape_as(self.weight), self.bias)
 
 
 def test_statistics_of_a_batch_hold_the_dimensions_they_are_taken_over():
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), Standardised(8, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 1))
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), Standardised(8, 6, 1), nn.ReLU(), nn.Conv2d(6, 4, 1))
     network = trace(model, torch.randn(2, 3, 12, 12))
     assert [group.name for group in network.cuttable] == ["2"]
     (why,) = (group.frozen for group in network.frozen if group.name == "0")
