@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from hwprune.errors import SurgeryError
 from hwprune.network.attention import make_resizable
@@ -198,9 +199,10 @@ class Trial:
         """Of the outputs, found without values, if not said otherwise; or why not."""
         try:
             given = mapped(lambda tensor: tensor.clone() if values else tensor.to("meta"), self.example)
-            outputs = outputs_of(shaped, given)
-            if self.trained:
-                outputs += training_outputs(shaped, given, self.trained)
+            with _QuickNorms():
+                outputs = outputs_of(shaped, given)
+                if self.trained:
+                    outputs += training_outputs(shaped, given, self.trained)
             return [tensor.shape for tensor in outputs]
         except Exception as error:
             return error
@@ -275,6 +277,19 @@ class Trial:
         sharp = disturbed(self.model, self.example, everything=True)
         adapt_statistics(sharp, self.example)
         return sharp if response(sharp, self.example) > ANSWERS else self._lively
+
+
+class _QuickNorms(TorchFunctionMode):
+    """Batch norms of tensors without values, where sizes fit: torch takes them apart, which is most of the time."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.batch_norm and args[0].is_meta:
+            source, given = args[0], [one for one in args[1:5] if one is not None]
+            if source.dim() > 1 and all(one.shape == source.shape[1:2] for one in given):
+                return torch.empty_like(source)
+        return func(*args, **(kwargs or {}))
 
 
 def without_values(model: nn.Module) -> nn.Module:
