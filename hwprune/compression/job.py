@@ -5,12 +5,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
 from hwprune.budget import Budget, Plan, Problem, solvers
 from hwprune.compression.config import CompressConfig, check
@@ -36,7 +33,7 @@ from hwprune.training import (
     load_task,
     processes,
 )
-from hwprune.training.data import inputs_of, misfit
+from hwprune.training.data import inputs_of, misfit, validation_inputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,10 +124,8 @@ class Job:
         batch = self.target.batch
         if len(self.data.validation) < batch:  # type: ignore[arg-type]
             yield self.example
-            return
-        loader: DataLoader[Any] = DataLoader(self.data.validation, batch_size=batch, drop_last=True)
-        for item in islice(loader, max(1, samples // batch)):
-            yield inputs_of(item)
+        else:
+            yield from validation_inputs(self.data, batch, samples)
 
 
 def prepare(

@@ -102,11 +102,7 @@ class Judge:
 
     def __init__(self, model: nn.Module, data: Data, task: Task) -> None:
         self._data, self._task = data, task
-        self._source: float | NDArray[np.bool_]
-        if isinstance(task, ClassificationTask):
-            self._source = hits_of_model(model, data, task)
-        else:
-            self._source = evaluate_model(model, data, task)
+        self._source = self._of_model(model)
 
     def degradation(self, engine: Engine) -> Degradation:
         """What an engine, as its runtime opened it, loses against the source."""
@@ -116,9 +112,12 @@ class Judge:
 
     def degradation_of(self, model: nn.Module) -> Degradation:
         """What another torch model loses against the source."""
+        return self._compared(self._of_model(model))
+
+    def _of_model(self, model: nn.Module) -> float | NDArray[np.bool_]:
         if isinstance(self._task, ClassificationTask):
-            return self._compared(hits_of_model(model, self._data, self._task))
-        return self._compared(evaluate_model(model, self._data, self._task))
+            return hits_of_model(model, self._data, self._task)
+        return evaluate_model(model, self._data, self._task)
 
     def _compared(self, found: float | NDArray[np.bool_]) -> Degradation:
         if isinstance(self._source, np.ndarray) and isinstance(found, np.ndarray):

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain, islice
+from itertools import chain
 from typing import Any
 
 import onnx
 from torch import nn
-from torch.utils.data import DataLoader
 
 from hwprune.deploy.accuracy import INT8, Degradation, Gates, Judge
 from hwprune.deploy.calibration import SAMPLES, Calibration, from_example, from_training
@@ -25,7 +24,7 @@ from hwprune.network.forward import Example, half_types
 from hwprune.targets import Target, runtime_for
 from hwprune.targets.target import PRECISIONS
 from hwprune.training import ClassificationTask, Data, Task
-from hwprune.training.data import inputs_of
+from hwprune.training.data import validation_inputs
 
 AUTO = "auto"
 PARITY_SAMPLES = 64
@@ -79,10 +78,8 @@ class Source:
         """Real inputs from the validation set, as far as there are any, to check parity on."""
         if self.data is None or len(self.data.validation) < batch:  # type: ignore[arg-type]
             yield self.example
-            return
-        loader: DataLoader[Any] = DataLoader(self.data.validation, batch_size=batch, drop_last=True)
-        for item in islice(loader, max(1, PARITY_SAMPLES // batch)):
-            yield inputs_of(item)
+        else:
+            yield from validation_inputs(self.data, batch, PARITY_SAMPLES)
 
 
 @dataclass(frozen=True, kw_only=True)

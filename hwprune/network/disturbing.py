@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from hwprune.network.forward import Example, call, cloned, outputs_of, random_like, tensors_in, undisturbed
+from hwprune.network.forward import Example, call, cloned, outputs_of, random_like, tensors_in, undisturbed, varies
 from hwprune.network.surgery import Cuts, copied
 
 ANSWERS = 0.01  # relative change of the output between two inputs that is enough to see errors
@@ -80,7 +80,7 @@ def response(model: nn.Module, example: Example) -> float:
     Returns:
         -1 if they overflow; infinity if there is no second input, as of whole numbers there is none.
     """
-    if not any(tensor.is_floating_point() and tensor.layout is torch.strided for tensor in tensors_in(example)):
+    if not any(varies(tensor) for tensor in tensors_in(example)):
         return math.inf
     worst = 0.0
     for one, other in zip(outputs_of(model, example), outputs_of(model, random_like(example)), strict=True):

@@ -149,12 +149,17 @@ def half_types(model: nn.Module) -> set[torch.dtype]:
     return {parameter.dtype for parameter in model.parameters()} & {torch.float16, torch.bfloat16}
 
 
+def varies(tensor: torch.Tensor) -> bool:
+    """Whether :func:`random_like` gives other values for it."""
+    return tensor.is_floating_point() and tensor.layout is torch.strided
+
+
 def random_like(example: Example) -> Example:
     """Inputs of the same form, shapes, types and spread; whole numbers and sparse tensors stay as they are."""
     generator = torch.Generator().manual_seed(1)
 
     def another(tensor: torch.Tensor) -> torch.Tensor:
-        if not tensor.is_floating_point() or tensor.layout is not torch.strided:
+        if not varies(tensor):
             return tensor
         noise = torch.randn(tensor.shape, generator=generator).to(tensor)
         spread = tensor.std(correction=0) if tensor.numel() else tensor

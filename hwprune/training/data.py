@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from hwprune.errors import DataError, InputError
 from hwprune.inputs import Input, read_inputs, spelled
@@ -148,6 +149,16 @@ def _check_sample(dataset: Any, where: str, inputs: Sequence[Input]) -> None:
 def inputs_of(sample: Any) -> Any:
     """What of a sample or batch the model is fed: all but the label."""
     return sample[0] if isinstance(sample, (tuple, list)) and sample else sample
+
+
+def validation_inputs(data: Data, batch: int, samples: int) -> Iterator[Any]:
+    """Inputs of the validation set in whole batches: of at most ``samples`` of its samples, but one batch at least.
+
+    Of a validation set smaller than one batch, none.
+    """
+    loader: DataLoader[Any] = DataLoader(data.validation, batch_size=batch, drop_last=True)
+    for item in islice(loader, max(1, samples // batch)):
+        yield inputs_of(item)
 
 
 def misfit(sample: Any, inputs: Sequence[Input]) -> str | None:

@@ -7,8 +7,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -22,7 +20,7 @@ from hwprune.training import loop
 
 from . import fakes
 from .fakes import config
-from .killing import killed_and_resumed
+from .killing import killed_and_resumed, lives
 
 
 @pytest.fixture(scope="module")
@@ -139,21 +137,11 @@ def test_killed_after_every_file_and_resumed(tmp_path: Path, device: Any, tables
     whole = tmp_path / "whole"
     with device(fakes.slow_when_delivered(whole, 1.08)):
         compress(config(whole, latency="0.5x", table=tables["here"]))
-    worker = Path(__file__).parent / "kill_worker.py"
     run = tmp_path / "killed"
-    ended = subprocess.run(
-        [sys.executable, worker, run, exports, tables["here"]],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert ended.returncode == 0, ended.stderr
-    *lives, last = json.loads(ended.stdout)
-    assert last == 0, ended.stderr
-    assert set(lives) == {-signal.SIGKILL}
-    assert len(lives) > 15
+    (*killed, last), said = lives("kill_worker.py", run, exports, tables["here"])
+    assert last == 0, said
+    assert set(killed) == {-signal.SIGKILL}
+    assert len(killed) > 15
     assert fakes.outcome(run) == fakes.outcome(whole)
     assert fakes.outcome(run)["result"]["attempts"] == 2
     epochs = [e["epoch"] for e in RunFolder.load(run).history() if e["event"] in ("epoch", "prune_epoch")]
